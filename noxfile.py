@@ -1,0 +1,90 @@
+"""One session per job: `nox` runs them all, `nox -s "tests(torch)"` runs one.
+
+Every install reads `.ci/constraints.txt`.
+"""
+
+import os
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+# What each backend's environment holds besides the test tools.
+BACKENDS = {
+    "numpy": [".[numba]"],
+    "array_api_strict": [".", "array-api-strict"],
+    "torch": [".[torch]"],
+    "jax": [".[jax]"],
+    "dask": [".[dask]"],
+    "cupy": [f".[{os.environ.get('GAUSSKL_CUPY', 'cupy')}]"],  # cupy-cuda13 for CUDA 13
+}
+
+CUDA_PROBE = """
+import cupy
+try:
+    cupy.zeros(1)
+except cupy.cuda.runtime.CUDARuntimeError as error:
+    print(f"cupy: NOT TESTED: no CUDA device ({error})")
+"""
+
+
+def install(session: nox.Session, *requirements: str, group: str) -> None:
+    """Install requirements and a dependency group, at the versions of the constraints file."""
+    tools = nox.project.dependency_groups(PYPROJECT, group)
+    session.install("--constraint", ".ci/constraints.txt", *requirements, *tools)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style of the code (ruff) and of the project (sp-repo-review)."""
+    install(session, group="lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("sp-repo-review", "--show", "err", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of the package (mypy, strict)."""
+    install(session, ".", group="types")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("backend", [nox.param(name, id=name) for name in BACKENDS])
+def tests(session: nox.Session, backend: str) -> None:
+    """Test one array library. It must be there and work: a missing one is a failure."""
+    install(session, *BACKENDS[backend], group="tests")
+    if backend == "cupy":
+        output = session.run("python", "-c", CUDA_PROBE, silent=True)
+        if "NOT TESTED" in output:
+            print(output)
+            return
+    session.run("pytest", "--require-backend", backend, *session.posargs)
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """Test with the lowest versions of the required dependencies, and nothing optional."""
+    lowest = [requirement.replace(">=", "==", 1) for requirement in PYPROJECT["project"]["dependencies"]]
+    install(session, ".", *lowest, group="tests")
+    session.run("pytest", "--require-backend", "numpy", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the pages, warnings being errors, and run every example in them and in the docstrings."""
+    install(session, ".", group="docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-E", "docs", "docs/_build/html")
+    # Some modules import an optional library at their top: those are left out here.
+    session.run("pytest", "--doctest-modules", "--doctest-ignore-import-errors", "src", "docs/test_pages.py")
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Time the library beside its peers."""
+    install(session, ".[numba]", group="benchmarks")
+    session.run("python", "benchmarks/run.py", *session.posargs)

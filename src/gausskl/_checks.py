@@ -1,0 +1,137 @@
+"""Sentences about shapes, before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+SPREADS = (
+    "std, var, log_std, log_var, cov, scale_tril, packed_tril (with packing), precision, "
+    "or cov_factor together with cov_diag"
+)
+PACKINGS = ("row", "tfp")
+
+
+def one_spread(spread: dict[str, Array], packing: str | None) -> str:
+    """Name of the one description of the spread that is there; "low_rank" for the pair of them."""
+    names = list(spread)
+    if names == ["cov_factor", "cov_diag"]:
+        names = ["low_rank"]
+    if names in (["cov_factor"], ["cov_diag"]):
+        other = "cov_diag" if names == ["cov_factor"] else "cov_factor"
+        raise TypeError(f"{names[0]} needs {other}: the covariance is cov_factor @ cov_factor.T + diag(cov_diag)")
+    if len(names) != 1:
+        came = "none came" if not names else f"{' and '.join(names)} came"
+        raise TypeError(f"a Gaussian takes exactly one description of its spread, and {came}: give {SPREADS}")
+    if names == ["packed_tril"] and packing not in PACKINGS:
+        raise (TypeError if packing is None else ValueError)(
+            f'packed_tril needs packing="row" or packing="tfp", not packing={packing!r}: the two put the numbers '
+            "of the vector into different places"
+        )
+    if names != ["packed_tril"] and packing is not None:
+        raise TypeError(f"packing={packing!r} says how packed_tril is packed; {names[0]} takes no packing")
+    return names[0]
+
+
+def event_size(mean: Array) -> int:
+    """Number of dimensions."""
+    if not mean.ndim:
+        raise ValueError(
+            "mean is a single number and has no axis of dimensions: the last axis of mean is the dimensions of the "
+            "Gaussian, so write [m] for one dimension, or mean[..., None] for a batch of one-dimensional Gaussians"
+        )
+    size = mean.shape[-1]
+    if size != size or size is None:
+        raise ValueError("mean has an unknown number of dimensions: call compute_chunk_sizes() first")
+    if not size:
+        raise ValueError(f"mean has shape {shape(mean)}: a Gaussian needs at least one dimension on the last axis")
+    return int(size)
+
+
+def shape(array: Array) -> tuple[int, ...]:
+    """Shape as a plain tuple, for a sentence."""
+    return tuple(array.shape)
+
+
+def _event_shape(name: str, array: Array, d: int) -> tuple[int, ...]:
+    if name in ("cov", "scale_tril", "precision"):
+        return (d, d)
+    if name == "packed_tril":
+        return (d * (d + 1) // 2,)
+    return (d, array.shape[-1] if array.ndim else 1) if name == "cov_factor" else (d,)
+
+
+def batch_shape(mean: Array, spread: dict[str, Array]) -> tuple[int, ...]:
+    """Batch shape of a Gaussian; a sentence if the shapes of its arrays do not fit."""
+    d = mean.shape[-1]
+    batches = [shape(mean)[:-1]]
+    for name, array in spread.items():
+        event = _event_shape(name, array, d)
+        has = shape(array)
+        stretches = name in ("std", "var", "log_std", "log_var", "cov_diag") and has[-1:] in ((), (1,))
+        if has[-len(event) :] != event and not stretches:
+            wanted = ", ".join(["...", *map(str, event)])
+            hint = _shape_hint(name, has, d)
+            raise ValueError(
+                f"{name} has shape {has}, but mean has shape {shape(mean)}: with {d} dimensions {name} must "
+                f"{'be broadcastable to' if len(event) == 1 and name != 'packed_tril' else 'have shape'} ({wanted}){hint}"
+            )
+        batches.append(has[: len(has) - len(event)])
+    try:
+        return tuple(np.broadcast_shapes(*batches))
+    except ValueError:
+        named = ", ".join(f"{name} {shape(array)}" for name, array in {"mean": mean, **spread}.items())
+        raise ValueError(f"the batch axes of {named} do not broadcast") from None
+
+
+def _shape_hint(name: str, has: tuple[int, ...], d: int) -> str:
+    if name in ("std", "var") and has[-2:] == (d, d):
+        return "; a full matrix is given as cov= or scale_tril="
+    if name in ("cov", "precision") and has[-1:] == (d,):
+        return "; variances alone are given as var="
+    if name == "scale_tril" and has[-1:] == (d * (d + 1) // 2,):
+        return "; a packed vector is given as packed_tril="
+    return ""
+
+
+def common_batch(p: Any, q: Any) -> tuple[int, ...]:
+    """Batch shape of a pair; a sentence if the two do not fit."""
+    if p.event_size != q.event_size:
+        raise ValueError(
+            f"p has {p.event_size} dimensions (mean of shape {shape(p.mean)}) and q has {q.event_size} (mean of shape "
+            f"{shape(q.mean)}): the axis of dimensions does not broadcast"
+        )
+    try:
+        return tuple(np.broadcast_shapes(p.batch_shape, q.batch_shape))
+    except ValueError:
+        raise ValueError(
+            f"the batch of p has shape {p.batch_shape} and the batch of q {q.batch_shape}: they do not broadcast; "
+            "to compare all with all, put a new axis into one of them: mean[:, None, :]"
+        ) from None
+
+
+def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Refuse an option that is not known."""
+    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in allowed):
+        raise ValueError(f"{name}={value!r} is not known: give one of {', '.join(map(repr, allowed))}")
+
+
+def gaussians(p: Any, q: Any, kind: type) -> None:
+    """Refuse anything that is not a Gaussian."""
+    for name, value in (("p", p), ("q", q)):
+        if not isinstance(value, kind) and not (name == "q" and value is None):
+            raise TypeError(
+                f"{name} is a {type(value).__name__}: expected a gausskl.Gaussian, such as Gaussian(mean, std=std)"
+            )
+
+
+def both_diagonal(p: Any, q: Any) -> None:
+    """Refuse contributions per dimension where dimensions are correlated."""
+    if not (p.structure == q.structure == "diagonal"):
+        raise ValueError(
+            f"per_dim=True needs two diagonal Gaussians, but p is {p.structure} ({p.keyword}) and q {q.structure} "
+            f"({q.keyword}): the divergence of correlated dimensions has no share for each of them"
+        )

@@ -1,0 +1,226 @@
+"""Spread part of the divergence when at least one side has a full covariance matrix.
+
+The same law as in ``_formulas``: pure array-API formulas, no decision on values. A side of a pair is a kind and
+its array: ``tril`` (lower triangular factor, positive diagonal), ``std`` (diagonal), ``cov`` or ``low_rank``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from ._formulas import excess, half_square, std_terms
+from ._linalg import below_mask, cholesky, eye_mask, matmul, solve_tril, total, total_of_matrix, transpose
+
+Array = Any
+
+
+# From factors: E = L_q^-1 (L_p - L_q), the subtraction before the solve.
+
+
+def tril_tril(factor_p: Array, factor_q: Array, *, xp: Any) -> Array:
+    """Sum of G(L_p,ii, L_q,ii) + E_ii^2/2 over the diagonal and of E_ij^2/2 below it."""
+    diagonal_p, diagonal_q = xp.linalg.diagonal(factor_p), xp.linalg.diagonal(factor_q)
+    close = (diagonal_p <= 2 * diagonal_q) & (diagonal_q <= 2 * diagonal_p)
+    difference = solve_tril(factor_q, factor_p - xp.where(close[..., None, :], factor_q, 0.0), xp=xp)
+    return _diagonal_part(diagonal_p, diagonal_q, xp=xp) + total_of_matrix(
+        _below(0.5 * difference * difference, xp=xp), xp=xp
+    )
+
+
+def tril_std(factor_p: Array, std_q: Array, *, xp: Any) -> Array:
+    """A factor against a diagonal: E_ij = L_p,ij / s_q,i, without a matrix for the diagonal."""
+    off = half_square(_below(factor_p, xp=xp), std_q[..., :, None], xp=xp)
+    return _diagonal_part(xp.linalg.diagonal(factor_p), std_q, xp=xp) + total_of_matrix(off, xp=xp)
+
+
+def std_tril(std_p: Array, factor_q: Array, *, xp: Any) -> Array:
+    """A diagonal against a factor: E_ij = (L_q^-1)_ij s_p,j, which needs q's inverse factor alone."""
+    diagonal_q = xp.linalg.diagonal(factor_q)
+    eye = eye_mask(factor_q.shape[-1], factor_q, xp=xp)
+    inverse = solve_tril(factor_q, xp.where(eye, diagonal_q[..., None], 0.0), xp=xp)
+    columns = total(transpose(_below(inverse * inverse, xp=xp), xp=xp), xp=xp)
+    return _diagonal_part(std_p, diagonal_q, xp=xp) + total(half_square(std_p, diagonal_q, xp=xp) * columns, xp=xp)
+
+
+def std_std(std_p: Array, std_q: Array, *, xp: Any) -> Array:
+    """Both diagonal."""
+    return _diagonal_part(std_p, std_q, xp=xp)
+
+
+FROM_FACTORS = {
+    ("tril", "tril"): tril_tril,
+    ("tril", "std"): tril_std,
+    ("std", "tril"): std_tril,
+    ("std", "std"): std_std,
+}
+
+
+def _diagonal_part(std_p: Array, std_q: Array, *, xp: Any) -> Array:
+    zero = xp.zeros_like(std_q)
+    return total(std_terms(zero, std_p, zero, std_q, xp=xp), xp=xp)
+
+
+def _below(x: Array, *, xp: Any) -> Array:
+    return xp.where(below_mask(x.shape[-1], x, xp=xp), x, 0.0)
+
+
+# From covariances: the exact difference, whitened by q.
+
+
+class Side(NamedTuple):
+    """One side of a pair: its factor (``kind`` "tril") or its standard deviations (``kind`` "std").
+
+    A side given by a covariance carries that too, and may leave its factor for later.
+    """
+
+    kind: str
+    scale: Array | None
+    cov: Array | None = None
+
+
+def from_difference(difference: Array, p: Side, q: Side, *, xp: Any) -> Array:
+    """Spread part for cov_p - cov_q = ``difference``.
+
+    Near (Frobenius norm of the whitened difference W at most 1/2) from the pivots of I + W, elsewhere from the
+    factors of both sides.
+    """
+    half = _whiten(difference, q, xp=xp)
+    whitened = _whiten(transpose(half, xp=xp), q, xp=xp)
+    whitened = whitened + 0.5 * (transpose(whitened, xp=xp) - whitened)
+    near = total_of_matrix(whitened * whitened, xp=xp) <= 0.25
+    close = from_whitened(xp.where(near[..., None, None], whitened, 0.0), xp=xp)
+    far = FROM_FACTORS[p.kind, q.kind](_factor_where(~near, p, xp=xp), _factor_where(~near, q, xp=xp), xp=xp)
+    return xp.where(near, close, far)
+
+
+def from_whitened(w: Array, *, xp: Any) -> Array:
+    """Divergence of N(0, I + W) from N(0, I): half the sum of u_j - log1p(u_j) and of M_ij^2 below the diagonal.
+
+    M is the Cholesky factor of I + W and 1 + u_j = M_jj^2, with u_j taken from W itself.
+    """
+    factor = cholesky(xp.where(eye_mask(w.shape[-1], w, xp=xp), 1 + w, w), xp=xp)
+    below = _below(factor * factor, xp=xp)
+    pivots = xp.linalg.diagonal(w) - total(below, xp=xp)
+    return 0.5 * (total(excess(pivots, xp=xp), xp=xp) + total_of_matrix(below, xp=xp))
+
+
+def _whiten(x: Array, q: Side, *, xp: Any) -> Array:
+    return x / q.scale[..., :, None] if q.kind == "std" else solve_tril(q.scale, x, xp=xp)
+
+
+def _factor_where(wanted: Array, side: Side, *, xp: Any) -> Array:
+    """The side's factor where it is wanted; the identity elsewhere, so that nothing bad can come of it."""
+    if side.kind == "std":
+        return xp.where(wanted[..., None], side.scale, 1.0)
+    wanted = wanted[..., None, None]
+    known = side.cov if side.scale is None else side.scale
+    identity = xp.astype(eye_mask(known.shape[-1], known, xp=xp), known.dtype)
+    harmless = xp.where(wanted, known, identity)
+    return cholesky(harmless, xp=xp) if side.scale is None else harmless
+
+
+# What is left of a covariance when another one, given in another way, is taken off: products without rounding.
+
+
+def _slices(x: Array, terms: int, *, xp: Any) -> list[Array]:
+    """Split ``x`` row by row into parts so short that sums of ``terms`` products of two parts are exact."""
+    digits = {64: 53, 32: 24}[xp.finfo(x.dtype).bits]
+    width = (digits - math.ceil(math.log2(terms))) // 2 - 1
+    parts = []
+    for _ in range(math.ceil(digits / width)):
+        largest = xp.max(xp.abs(x), axis=-1, keepdims=True)
+        shift = largest * (1.5 * 2.0 ** (digits - width))
+        part = (x + shift) - shift
+        parts.append(part)
+        x = x - part
+    return parts
+
+
+def minus_product(cov: Array, factor: Array, *, xp: Any) -> Array:
+    """cov - factor @ factor^T, with the products exact to about twice the precision of the dtype."""
+    parts = _slices(factor, factor.shape[-1], xp=xp)
+    for level in range(len(parts) + 1):
+        for first in range(level + 1):
+            if first < len(parts) and level - first < len(parts):
+                cov = cov - matmul(parts[first], transpose(parts[level - first], xp=xp), xp=xp)
+    return cov
+
+
+def _minus_diagonal(cov: Array, *parts: Array, xp: Any) -> Array:
+    diagonal = xp.linalg.diagonal(cov)
+    for part in parts:
+        diagonal = diagonal - part
+    return xp.where(eye_mask(cov.shape[-1], cov, xp=xp), diagonal[..., None], cov)
+
+
+def minus_std(cov: Array, std: Array, *, xp: Any) -> Array:
+    """cov - diag(std^2), with the squares exact."""
+    high, middle, low = _slices(std[..., None], 1, xp=xp)[:3]
+    high, middle, low = high[..., 0], middle[..., 0], low[..., 0]
+    return _minus_diagonal(cov, high * high, 2 * high * middle, middle * middle + 2 * high * low, xp=xp)
+
+
+MINUS = {
+    "cov": lambda cov, other, *, xp: cov - other,
+    "tril": minus_product,
+    "std": minus_std,
+    "var": lambda cov, var, *, xp: _minus_diagonal(cov, var, xp=xp),
+    "log_std": lambda cov, log_std, *, xp: _minus_diagonal(cov, xp.exp(2 * log_std), xp=xp),
+    "log_var": lambda cov, log_var, *, xp: _minus_diagonal(cov, xp.exp(log_var), xp=xp),
+    "low_rank": lambda cov, factor, diagonal, *, xp: minus_product(
+        _minus_diagonal(cov, diagonal, xp=xp), factor, xp=xp
+    ),
+}
+
+
+# The mean's part: half the squared Mahalanobis distance, z = L_q^-1 (mean_p - mean_q).
+
+
+def mahalanobis(delta: Array, q: Side, *, xp: Any) -> Array:
+    """Half the squared length of the whitened difference of the means."""
+    if q.kind == "std":
+        return total(half_square(delta, q.scale, xp=xp), xp=xp)
+    z = solve_tril(q.scale, delta[..., None], xp=xp)[..., 0]
+    return total((0.5 * z) * z, xp=xp)
+
+
+def mahalanobis_of_precision(delta: Array, factor: Array, *, xp: Any) -> Array:
+    """The same from the Cholesky factor R of q's precision matrix: z = R^T delta."""
+    z = matmul(transpose(factor, xp=xp), delta[..., None], xp=xp)[..., 0]
+    return total((0.5 * z) * z, xp=xp)
+
+
+# What a user may give, made ready. What is not valid becomes NaN in its own element of the batch.
+
+
+def symmetric(matrix: Array, *, xp: Any) -> Array:
+    """The matrix itself, its rounding-level asymmetry averaged; NaN if it is not symmetric."""
+    other = transpose(matrix, xp=xp)
+    size = xp.sqrt(xp.abs(xp.linalg.diagonal(matrix)))
+    allowed = SYMMETRY[xp.finfo(matrix.dtype).bits] * size[..., :, None] * size[..., None, :]
+    valid = xp.all(xp.abs(matrix - other) <= allowed, axis=(-2, -1))
+    return xp.where(valid, 1.0, xp.nan)[..., None, None] * (matrix + 0.5 * (other - matrix))
+
+
+SYMMETRY = {64: 2.0**-26, 32: 2.0**-12}
+
+
+def lower_factor(factor: Array, *, xp: Any) -> Array:
+    """The factor with a positive diagonal (columns flipped); NaN if something stands above its diagonal."""
+    above = transpose(below_mask(factor.shape[-1], factor, xp=xp), xp=xp)
+    valid = ~xp.any(above & (factor != 0), axis=(-2, -1))
+    sign = xp.where(xp.linalg.diagonal(factor) < 0, -1.0, 1.0)
+    return xp.where(valid, 1.0, xp.nan)[..., None, None] * (factor * sign[..., None, :])
+
+
+def factor_of_precision(precision: Array, *, xp: Any) -> Array:
+    """Lower factor L of the covariance: precision = U U^T with U upper triangular, L = U^-T."""
+    upper = xp.flip(cholesky(xp.flip(precision, axis=(-2, -1)), xp=xp), axis=(-2, -1))
+    identity = xp.astype(eye_mask(upper.shape[-1], upper, xp=xp), upper.dtype)
+    return solve_tril(transpose(upper, xp=xp), identity, xp=xp)
+
+
+def covariance_of_low_rank(factor: Array, diagonal: Array, *, xp: Any) -> Array:
+    """factor @ factor^T + diag(diagonal)."""
+    return _minus_diagonal(matmul(factor, transpose(factor, xp=xp), xp=xp), -diagonal, xp=xp)

@@ -1,0 +1,117 @@
+"""The second look: when a result is not finite, find the value that made it so and name it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from . import _namespace
+
+Array = Any
+
+POSITIVE = {
+    "std": "a std must be > 0; a ReLU output can be 0, softplus cannot",
+    "var": "a variance must be > 0; a ReLU output can be 0, softplus cannot",
+    "cov_diag": "the diagonal added to a covariance of low rank must be > 0",
+}
+LOGARITHM = "a logarithm must be finite; exp(log_std) = 0 would be a std of 0"
+SYMMETRY = "a {name} must be symmetric; to drop a difference that you can explain, pass ({name} + {name}.T) / 2"
+DEFINITE = (
+    "the matrix is not positive definite; if it should be, add a small multiple of the identity to it yourself, or pass "
+    "a factor as scale_tril"
+)
+
+
+def judge(result: Array, p: Any, q: Any) -> None:
+    """Raise ValueError naming the first bad value if the result is not finite; a true overflow passes."""
+    values = _namespace.to_numpy(result)
+    if np.isfinite(values).all():
+        return
+    for side, gaussian in (("p", p), ("q", q)):
+        for complaint in _complaints(gaussian):
+            raise ValueError(f"{side}: {complaint}")
+    if np.isnan(values).any():
+        where = _index(np.argwhere(np.isnan(values))[0])
+        raise ValueError(
+            f"the divergence{where} cannot be computed in {values.dtype}, though no single value is bad: the spreads "
+            "are too close to singular or too far apart for it; use float64, or a factor as scale_tril"
+        )
+
+
+def _complaints(gaussian: Any) -> Iterator[str]:
+    """Sentences about what is wrong with a Gaussian's values, the first one first."""
+    names = ("cov_factor", "cov_diag") if gaussian.keyword == "low_rank" else (gaussian.keyword,)
+    arrays = dict(zip(names, map(_namespace.to_numpy, gaussian.arrays), strict=True))
+    for name, array in {"mean": _namespace.to_numpy(gaussian.mean), **arrays}.items():
+        hint = LOGARITHM if name.startswith("log") else f"a {name} must be finite"
+        yield from _first(name, array, ~np.isfinite(array), hint)
+        if name in POSITIVE:
+            yield from _first(name, array, array <= 0, POSITIVE[name])
+        if name in ("cov", "precision"):
+            yield from _asymmetric(name, array)
+            yield from _indefinite(name, array)
+        if name == "scale_tril":
+            above = np.triu(np.ones(array.shape[-2:], dtype=bool), 1)
+            hint = "nothing may stand above the diagonal of a lower triangular factor; pass its lower triangle, or cov="
+            yield from _first(name, array, (array != 0) & above, hint)
+            diagonal = np.eye(array.shape[-1], dtype=bool)
+            yield from _first(name, array, (array == 0) & diagonal, "a 0 on the diagonal makes the covariance singular")
+        if name == "packed_tril":
+            on_diagonal = _diagonal_of_packed(array.shape[-1], gaussian.packing)
+            hint = "this entry is on the diagonal of the factor, where a 0 makes the covariance singular"
+            yield from _first(name, array, (array == 0) & on_diagonal, hint)
+
+
+def _first(name: str, array: Array, bad: Array, hint: str) -> Iterator[str]:
+    if bad.any():
+        index = np.argwhere(bad)[0]
+        yield f"{name}{_index(index)} = {array[tuple(index)]}: {hint}"
+
+
+def _index(index: Any) -> str:
+    return f"[{', '.join(map(str, index))}]" if len(index) else ""
+
+
+def _asymmetric(name: str, array: Array) -> Iterator[str]:
+    size = np.sqrt(np.abs(np.diagonal(array, axis1=-2, axis2=-1)))
+    tolerance = 2.0**-26 if array.dtype == np.float64 else 2.0**-12
+    bad = np.abs(array - np.swapaxes(array, -1, -2)) > tolerance * size[..., :, None] * size[..., None, :]
+    if bad.any():
+        *batch, i, j = np.argwhere(bad)[0]
+        here, there = array[(*batch, i, j)], array[(*batch, j, i)]
+        yield (
+            f"{name}{_index([*batch, i, j])} = {here} but {name}{_index([*batch, j, i])} = {there}: "
+            + SYMMETRY.format(name=name)
+        )
+
+
+def _indefinite(name: str, array: Array) -> Iterator[str]:
+    for index in np.ndindex(array.shape[:-2]):
+        try:
+            np.linalg.cholesky(array[index].astype(np.float64))
+        except np.linalg.LinAlgError:
+            pivot, value = _bad_pivot(array[index].astype(np.float64))
+            yield f"{name}{_index(index)} has pivot {pivot} = {value}: {DEFINITE}"
+
+
+def _bad_pivot(matrix: Array) -> tuple[int, float]:
+    """First pivot of the elimination that is not positive, and its value."""
+    work = matrix.copy()
+    for k in range(len(work)):
+        if not work[k, k] > 0:
+            break
+        column = work[k + 1 :, k]
+        work[k + 1 :, k + 1 :] -= np.outer(column, column) / work[k, k]
+    return k, float(work[k, k])
+
+
+def _diagonal_of_packed(length: int, packing: str) -> Array:
+    d = round((np.sqrt(8 * length + 1) - 1) / 2)
+    positions = np.arange(length)
+    rows = np.cumsum(np.arange(1, d + 1)) - 1
+    if packing == "tfp":
+        order = np.concatenate([positions[d:], positions[::-1]]).reshape(d, d)
+        rows = np.diagonal(order)
+    return np.isin(positions, rows)

@@ -1,0 +1,199 @@
+r"""The divergence itself: pure array-API formulas.
+
+Every function here takes arrays and a namespace ``xp`` and returns an array. Nothing looks at a value to decide
+what to do, names a library, or walks over elements; ``xp.where`` selects element by element, and whatever a
+selection drops was computed from harmless inputs. All results are in nats.
+
+Each divergence is a sum of terms that cannot be negative, and each difference is taken before anything divides
+or multiplies it. Two functions carry the accuracy, G(a, b) = a/b - 1 - log(a/b) and psi(t) = expm1(t) - t: both
+vanish to second order, so they are summed as series where the expression as written would cancel.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ._gradients import with_gradient
+from ._series import ATANH_TAIL, EXPM1_TAIL, polynomial
+
+Array = Any
+
+
+# The scalar functions.
+
+
+def _excess(x: Array, *, xp: Any) -> Array:
+    """x - log1p(x) for -2/3 <= x <= 2, from log1p(x) = 2 atanh(r) with r = x / (2 + x)."""
+    r = x / (2 + x)
+    y = r * r
+    return r * (x - 2 * y * polynomial(ATANH_TAIL, y, xp=xp))
+
+
+def _excess_gradient(x: Array, *, xp: Any) -> tuple[Array]:
+    return (x / (1 + x),)
+
+
+excess = with_gradient(_excess_gradient)(_excess)
+
+
+def gap(a: Array, b: Array, *, xp: Any) -> Array:
+    """G(a, b) = a/b - 1 - log(a/b) for positive a and b; exactly 0 for a = b, infinite only on overflow."""
+    x = (a - b) / b
+    near = (x >= -2 / 3) & (x <= 2)
+    quotient = a / b
+    ordinary = (quotient >= xp.finfo(a.dtype).smallest_normal) & (quotient < xp.inf) & ~near
+    far = (quotient - 1) - xp.log(xp.where(ordinary, quotient, 1.0))
+    apart = near | ordinary
+    extreme = x - (xp.log(xp.where(apart, 1.0, a)) - xp.log(xp.where(apart, 1.0, b)))
+    return xp.where(near, _excess(xp.where(near, x, 0.0), xp=xp), xp.where(ordinary, far, extreme))
+
+
+def expm1_gap(t: Array, *, xp: Any) -> Array:
+    """psi(t) = expm1(t) - t."""
+    near = xp.abs(t) <= 1
+    s = xp.where(near, t, 0.0)
+    return xp.where(near, s * s * polynomial(EXPM1_TAIL, s, xp=xp), xp.expm1(t) - t)
+
+
+def _half_square(x: Array, scale: Array, *, xp: Any) -> Array:
+    """(x / scale)^2 / 2, without overflow before the result overflows."""
+    z = x / scale
+    return (0.5 * z) * z
+
+
+def _half_square_gradient(x: Array, scale: Array, *, xp: Any) -> tuple[Array, Array]:
+    z = x / scale
+    return z / scale, -z * (z / scale)
+
+
+half_square = with_gradient(_half_square_gradient)(_half_square)
+
+
+# Diagonal against diagonal: one term per dimension.
+
+
+def _where_positive(a: Array, b: Array, value: Array, *, xp: Any) -> Array:
+    """NaN where a spread is zero, negative or NaN, so that a bad spread is never a plausible number."""
+    return xp.where((a > 0) & (b > 0), value, xp.nan)
+
+
+def _std_terms(mean_p: Array, std_p: Array, mean_q: Array, std_q: Array, *, xp: Any) -> Array:
+    t = (std_p - std_q) / std_q
+    spread = gap(std_p, std_q, xp=xp) + (0.5 * t) * t
+    return _where_positive(std_p, std_q, spread, xp=xp) + _half_square(mean_p - mean_q, std_q, xp=xp)
+
+
+def _std_gradient(mean_p: Array, std_p: Array, mean_q: Array, std_q: Array, *, xp: Any) -> tuple[Array, ...]:
+    t = _where_positive(std_p, std_q, (std_p - std_q) / std_q, xp=xp)
+    z = (mean_p - mean_q) / std_q
+    pull = z / std_q
+    return pull, t * ((2 + t) / std_p), -pull, -(t * ((2 + t) / std_q) + z * pull)
+
+
+std_terms = with_gradient(_std_gradient)(_std_terms)
+
+
+def _var_terms(mean_p: Array, var_p: Array, mean_q: Array, var_q: Array, *, xp: Any) -> Array:
+    spread = _where_positive(var_p, var_q, gap(var_p, var_q, xp=xp), xp=xp)
+    return 0.5 * spread + _half_square(mean_p - mean_q, root(var_q, xp=xp), xp=xp)
+
+
+def _var_gradient(mean_p: Array, var_p: Array, mean_q: Array, var_q: Array, *, xp: Any) -> tuple[Array, ...]:
+    x = _where_positive(var_p, var_q, (var_p - var_q) / var_q, xp=xp)
+    std_q = root(var_q, xp=xp)
+    z = (mean_p - mean_q) / std_q
+    pull = z / std_q
+    return pull, 0.5 * (x / var_p), -pull, -0.5 * (x / var_q + pull * pull)
+
+
+var_terms = with_gradient(_var_gradient)(_var_terms)
+
+
+def root(var: Array, *, xp: Any) -> Array:
+    """Square root of a variance; NaN for one that is negative, without asking the library for a root of it."""
+    return xp.where(var >= 0, xp.sqrt(xp.where(var >= 0, var, 1.0)), xp.nan)
+
+
+def _reach(dtype: Any, *, xp: Any) -> float:
+    """Size of a logarithm whose exponential, times a sum of many, is still well inside the range of ``dtype``."""
+    return -0.8 * math.log(float(xp.finfo(dtype).smallest_normal))
+
+
+def _within(log: Array, *, xp: Any) -> Array:
+    """``log`` limited to plus or minus the reach of its dtype."""
+    reach = _reach(log.dtype, xp=xp)
+    return xp.where(log > reach, reach, xp.where(log < -reach, -reach, log))
+
+
+def _over_exp(delta: Array, log: Array, *, xp: Any) -> Array:
+    """delta * exp(-log), in two steps where one exponential would leave the range of the dtype."""
+    first = _within(log, xp=xp)
+    return (delta * xp.exp(-first)) * xp.exp(first - log)
+
+
+def _log_ratio(log_p: Array, log_q: Array) -> tuple[Array, Array]:
+    """log_p - log_q as a rounded difference and its rounding error (Knuth's two-difference)."""
+    t = log_p - log_q
+    back = log_p - t
+    return t, (log_p - (t + back)) + (back - log_q)
+
+
+def _expm1_corrected(t: Array, error: Array, *, xp: Any) -> Array:
+    """expm1(t + error) to first order in the error, infinite where expm1(t) overflows."""
+    growth = xp.expm1(t)
+    finite = growth < xp.inf
+    return growth + xp.where(finite, (1 + xp.where(finite, growth, 0.0)) * error, 0.0)
+
+
+def _log_var_terms(mean_p: Array, log_var_p: Array, mean_q: Array, log_var_q: Array, *, xp: Any) -> Array:
+    t, error = _log_ratio(log_var_p, log_var_q)
+    growth = xp.expm1(t)
+    correction = xp.where(growth < xp.inf, growth * error, 0.0)
+    z = _over_exp(mean_p - mean_q, 0.5 * log_var_q, xp=xp)
+    return 0.5 * (expm1_gap(t, xp=xp) + correction) + (0.5 * z) * z
+
+
+def _log_var_gradient(
+    mean_p: Array, log_var_p: Array, mean_q: Array, log_var_q: Array, *, xp: Any
+) -> tuple[Array, ...]:
+    growth = _expm1_corrected(*_log_ratio(log_var_p, log_var_q), xp=xp)
+    z = _over_exp(mean_p - mean_q, 0.5 * log_var_q, xp=xp)
+    pull = _over_exp(z, 0.5 * log_var_q, xp=xp)
+    return pull, 0.5 * growth, -pull, -0.5 * (growth + z * z)
+
+
+log_var_terms = with_gradient(_log_var_gradient)(_log_var_terms)
+
+
+def log_std_terms(mean_p: Array, log_std_p: Array, mean_q: Array, log_std_q: Array, *, xp: Any) -> Array:
+    """Log-variances are doubled log-standard-deviations; doubling is exact."""
+    return log_var_terms(mean_p, 2 * log_std_p, mean_q, 2 * log_std_q, xp=xp)
+
+
+def std_log_std_terms(mean_p: Array, std_p: Array, mean_q: Array, log_std_q: Array, *, xp: Any) -> Array:
+    """A standard deviation against the logarithm of one."""
+    ordinary, (std_q, log_q), (std, log_p) = _both_ways(log_std_q, std_p, xp=xp)
+    return xp.where(
+        ordinary,
+        std_terms(mean_p, std, mean_q, std_q, xp=xp),
+        log_std_terms(mean_p, log_p, mean_q, log_q, xp=xp),
+    )
+
+
+def log_std_std_terms(mean_p: Array, log_std_p: Array, mean_q: Array, std_q: Array, *, xp: Any) -> Array:
+    """The logarithm of a standard deviation against a standard deviation."""
+    ordinary, (std_p, log_p), (std, log_q) = _both_ways(log_std_p, std_q, xp=xp)
+    return xp.where(
+        ordinary,
+        std_terms(mean_p, std_p, mean_q, std, xp=xp),
+        log_std_terms(mean_p, log_p, mean_q, log_q, xp=xp),
+    )
+
+
+def _both_ways(log_std: Array, std: Array, *, xp: Any) -> tuple[Array, tuple[Array, Array], tuple[Array, Array]]:
+    """Where the exponential is in range, and both sides as (std, log_std): the former there, the latter elsewhere."""
+    ordinary = xp.abs(log_std) <= _reach(log_std.dtype, xp=xp)
+    from_log = xp.exp(xp.where(ordinary, log_std, 0.0)), xp.where(ordinary, 0.0, log_std)
+    from_std = xp.where(ordinary, std, 1.0), xp.log(xp.where(ordinary, 1.0, std))
+    return ordinary, from_log, from_std

@@ -1,0 +1,133 @@
+"""Cholesky, triangular solves and sums for stacks: the library's own where it has a good one, plain array API elsewhere.
+
+A matrix that is not positive definite gives NaN in its own element of the stack and in no other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._namespace import device_of, library
+
+Array = Any
+
+
+def matmul(a: Array, b: Array, *, xp: Any) -> Array:
+    """Matrix product in the full precision of the dtype."""
+    if library(xp) == "jax":
+        return xp.matmul(a, b, precision="highest")
+    return xp.matmul(a, b)
+
+
+def cholesky(a: Array, *, xp: Any) -> Array:
+    """Lower Cholesky factors of a stack of matrices, NaN where a matrix is not positive definite."""
+    name = library(xp)
+    if name == "torch":
+        import torch
+
+        factor, info = torch.linalg.cholesky_ex(a)
+        return xp.where((info == 0)[..., None, None], factor, xp.nan)
+    if name == "jax":
+        return xp.linalg.cholesky(a)
+    if name == "cupy":
+        factor = xp.linalg.cholesky(a)
+        positive = xp.all(xp.linalg.diagonal(factor) > 0, axis=-1)
+        return xp.where(positive[..., None, None], factor, xp.nan)
+    return _cholesky_by_element(a, xp=xp)
+
+
+def _cholesky_by_element(a: Array, *, xp: Any) -> Array:
+    """For libraries that refuse a whole stack because of one element: split the stack until it is found."""
+    try:
+        return xp.linalg.cholesky(a)
+    except Exception as error:
+        if type(error).__name__ != "LinAlgError":
+            raise
+    if a.ndim == 2:
+        return xp.full(a.shape, xp.nan, dtype=a.dtype, device=a.device)
+    stack = xp.reshape(a, (-1, *a.shape[-2:]))
+    if stack.shape[0] == 1:
+        return xp.full(a.shape, xp.nan, dtype=a.dtype, device=a.device)
+    half = stack.shape[0] // 2
+    parts = [_cholesky_by_element(part, xp=xp) for part in (stack[:half, ...], stack[half:, ...])]
+    return xp.reshape(xp.concat(parts, axis=0), a.shape)
+
+
+def qr(a: Array, *, xp: Any) -> tuple[Array, Array]:
+    """Orthonormal basis and triangular factor of a stack of tall matrices."""
+    basis, triangle = xp.linalg.qr(a)
+    return basis, triangle
+
+
+def solve_tril(factor: Array, b: Array, *, xp: Any) -> Array:
+    """Solve ``factor @ x = b`` for lower triangular factors; batch axes broadcast."""
+    name = library(xp)
+    if name == "torch":
+        import torch
+
+        return torch.linalg.solve_triangular(factor, b, upper=False)
+    if name in ("jax", "cupy"):
+        batch = np.broadcast_shapes(factor.shape[:-2], b.shape[:-2])
+        factor = xp.broadcast_to(factor, (*batch, *factor.shape[-2:]))
+        b = xp.broadcast_to(b, (*batch, *b.shape[-2:]))
+        if name == "jax":
+            from jax.scipy.linalg import solve_triangular
+        else:
+            from cupyx.scipy.linalg import solve_triangular
+        return solve_triangular(factor, b, lower=True)
+    return _substitute(factor, b, xp=xp)
+
+
+def _substitute(factor: Array, b: Array, *, xp: Any) -> Array:
+    """Forward substitution by halves."""
+    size = factor.shape[-1]
+    if size == 1:
+        return b / factor
+    half = size // 2
+    top = _substitute(factor[..., :half, :half], b[..., :half, :], xp=xp)
+    rest = b[..., half:, :] - matmul(factor[..., half:, :half], top, xp=xp)
+    bottom = _substitute(factor[..., half:, half:], rest, xp=xp)
+    batch = bottom.shape[:-2]
+    return xp.concat([xp.broadcast_to(top, (*batch, *top.shape[-2:])), bottom], axis=-2)
+
+
+def eye_mask(size: int, like: Array, *, xp: Any) -> Array:
+    """Boolean identity matrix on the device of ``like``."""
+    index = xp.arange(size, device=device_of(like, xp=xp))
+    return index[:, None] == index[None, :]
+
+
+def below_mask(size: int, like: Array, *, xp: Any) -> Array:
+    """Boolean matrix, true strictly below the diagonal, on the device of ``like``."""
+    index = xp.arange(size, device=device_of(like, xp=xp))
+    return index[:, None] > index[None, :]
+
+
+def transpose(x: Array, *, xp: Any) -> Array:
+    """Swap the last two axes."""
+    return xp.matrix_transpose(x)
+
+
+def total_of_matrix(x: Array, *, xp: Any) -> Array:
+    """Sum over the last two axes, by halves."""
+    return total(xp.reshape(x, (*x.shape[:-2], x.shape[-2] * x.shape[-1])), xp=xp)
+
+
+def total(x: Array, *, xp: Any) -> Array:
+    """Sum over the last axis by halves.
+
+    The order of the additions depends on the length of the axis alone, so the same row gives the same bits in
+    any batch, and the rounding error grows with the logarithm of the length.
+    """
+    odd = []
+    while x.shape[-1] > 1:
+        half = x.shape[-1] // 2
+        if x.shape[-1] % 2:
+            odd.append(x[..., -1])
+        x = x[..., :half] + x[..., half : 2 * half]
+    result = x[..., 0] if x.shape[-1] else xp.sum(x, axis=-1)
+    for last in odd:
+        result = result + last
+    return result

@@ -1,0 +1,208 @@
+r"""Divergence of N(mean_p, F_p F_p^T + diag(c_p)) from N(mean_q, F_q F_q^T + diag(c_q)) in O(d r^2).
+
+The same law as in ``_formulas``. The determinant lemma and the Woodbury identity as they stand subtract large
+numbers; here everything happens in a basis in which q is the identity, and only small differences remain:
+
+* Divide by the root of c_q and let A = Q R be q's factor. S = I + Q (N - I) Q^T with N N^T = I + R R^T is a square
+  factor of q. With x = (c_p - c_q)/c_q and D = S^-1 (F_p - F_q)/root, p becomes diag(1 + x) + V Theta V^T, where V is
+  an orthonormal basis of [Q, x Q, D].
+* Near q: with y the coordinates along V, and all others together called "rest", the divergence is that of the
+  marginals of y, plus that of diag(1 + x) and I on the rest, plus what the two parts know of each other.
+* Elsewhere: the determinant lemma, whose rounding no longer matters, with the projections still taken first.
+
+Both cases are 0 for equal arguments. The gradient is in closed form, from differences as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._dense import from_whitened
+from ._formulas import var_terms
+from ._gradients import with_gradient
+from ._linalg import cholesky, eye_mask, matmul, qr, solve_tril, total, total_of_matrix, transpose
+
+Array = Any
+
+
+def _spread(mean_p: Array, f_p: Array, c_p: Array, mean_q: Array, f_q: Array, c_q: Array, *, xp: Any) -> Array:
+    root = xp.sqrt(c_q)
+    x = (c_p - c_q) / c_q
+    basis, r = qr(f_q / root[..., None], xp=xp)
+    n = _factor_plus_identity(r, xp=xp)
+    change = (f_p - f_q) / root[..., None]
+    inside, outside = _split(basis, change, xp=xp)
+    shrunk = solve_tril(n, inside, xp=xp)
+
+    delta = ((mean_p - mean_q) / root)[..., None]
+    along, across = _split(basis, delta, xp=xp)
+    mean_part = 0.5 * (_square(across, xp=xp) + _square(solve_tril(n, along, xp=xp), xp=xp))
+
+    zero = xp.zeros_like(c_q)
+    diagonal = var_terms(zero, c_p, zero, c_q, xp=xp)
+    near, close = _near(x, basis, r, n, outside + matmul(basis, shrunk, xp=xp), diagonal, xp=xp)
+    far = _far(x, basis, r, n, outside, inside, f_p / root[..., None], diagonal, xp=xp)
+    return mean_part + xp.where(near, close, far)
+
+
+def _near(
+    x: Array, basis: Array, r: Array, n: Array, change: Array, diagonal: Array, *, xp: Any
+) -> tuple[Array, Array]:
+    """Whether p is near q, and the divergence if it is."""
+    shape = (*change.shape[:-1], basis.shape[-1])
+    batch = np.broadcast_shapes(shape[:-2], basis.shape[:-2], x.shape[:-1])
+    shared = xp.broadcast_to(basis, (*batch, *basis.shape[-2:]))
+    scaled = xp.broadcast_to(x[..., None] * basis, shared.shape)
+    moved = xp.broadcast_to(change, (*batch, *change.shape[-2:]))
+    v, _ = qr(xp.concat([shared, scaled, moved], axis=-1), xp=xp)
+    identity = xp.astype(eye_mask(v.shape[-1], v, xp=xp), v.dtype)
+
+    inside, outside = _split(basis, v, xp=xp)
+    pulled = outside + matmul(basis, solve_tril_transposed(n, inside, xp=xp), xp=xp)
+    a = matmul(transpose(inside, xp=xp), solve_tril(n, r, xp=xp), xp=xp)
+    b = matmul(transpose(v, xp=xp), change, xp=xp)
+    cross = matmul(a, transpose(b, xp=xp), xp=xp)
+    w_y = _gram(pulled, x, xp=xp) + cross + transpose(cross, xp=xp) + matmul(b, transpose(b, xp=xp), xp=xp)
+    ratio = x / (1 + x)
+    w_rest = -_gram(v, ratio, xp=xp)
+    near = (total_of_matrix(w_y * w_y, xp=xp) <= 0.25) & (total_of_matrix(w_rest * w_rest, xp=xp) <= 0.25)
+    chosen = near[..., None, None]
+    w_y, w_rest = xp.where(chosen, w_y, 0.0), xp.where(chosen, w_rest, 0.0)
+
+    marginal = from_whitened(w_y, xp=xp)
+    if v.shape[-1] == v.shape[-2]:
+        return near, marginal
+    leverage = total(v * v, xp=xp)
+    rest = total(diagonal - 0.5 * leverage * x * ratio, xp=xp) + from_whitened(w_rest, xp=xp)
+    factor = cholesky(identity + w_rest, xp=xp)
+    shift = solve_tril_transposed(factor, solve_tril(factor, w_rest, xp=xp), xp=xp)
+    lost = (x[..., None] * v + matmul(v, shift, xp=xp)) / xp.sqrt(1 + x)[..., None]
+    psi = solve_tril(cholesky(identity + w_y, xp=xp), transpose(lost, xp=xp), xp=xp)
+    return near, marginal + xp.maximum(rest, xp.zeros_like(rest)) + _minus_half_log_det(psi, xp=xp)
+
+
+def _minus_half_log_det(psi: Array, *, xp: Any) -> Array:
+    """-log det(I - psi psi^T)/2 from the pivots."""
+    gram = matmul(psi, transpose(psi, xp=xp), xp=xp)
+    eye = eye_mask(gram.shape[-1], gram, xp=xp)
+    factor = cholesky(xp.where(eye, 1 - gram, -gram), xp=xp)
+    below = total(xp.where(eye, 0.0, factor * factor), xp=xp)
+    return -0.5 * total(xp.log1p(-(xp.linalg.diagonal(gram) + below)), xp=xp)
+
+
+def _far(
+    x: Array,
+    basis: Array,
+    r: Array,
+    n: Array,
+    outside: Array,
+    inside: Array,
+    f_p: Array,
+    diagonal: Array,
+    *,
+    xp: Any,
+) -> Array:
+    """Determinant lemma, with p's factor split into its parts along and across q's."""
+    variance = 1 + x
+    weighted = transpose(xp.sqrt(variance)[..., None] * basis, xp=xp)
+    taken = total(total(basis * basis, xp=xp) * variance, xp=xp)
+    trace = (
+        _square(solve_tril(n, weighted, xp=xp), xp=xp)
+        - taken
+        + _square(outside, xp=xp)
+        + _square(solve_tril(n, inside + r, xp=xp), xp=xp)
+    )
+    scaled = f_p / xp.sqrt(variance)[..., None]
+    _, small = qr(scaled, xp=xp)
+    log_det = _log_det(n, xp=xp) - _log_det(_factor_plus_identity(small, xp=xp), xp=xp)
+    return total(diagonal, xp=xp) + 0.5 * trace + log_det
+
+
+def _factor_plus_identity(r: Array, *, xp: Any) -> Array:
+    """Lower N with N N^T = I + R R^T, from an orthogonal factorisation, so that nothing is squared."""
+    identity = xp.astype(eye_mask(r.shape[-2], r, xp=xp), r.dtype)
+    identity = xp.broadcast_to(identity, (*r.shape[:-2], *identity.shape))
+    _, upper = qr(xp.concat([transpose(r, xp=xp), identity], axis=-2), xp=xp)
+    return transpose(upper, xp=xp)
+
+
+def _log_det(factor: Array, *, xp: Any) -> Array:
+    return total(xp.log(xp.abs(xp.linalg.diagonal(factor))), xp=xp)
+
+
+def _split(basis: Array, x: Array, *, xp: Any) -> tuple[Array, Array]:
+    """Coordinates of ``x`` along an orthonormal basis, and what is left of it across the basis."""
+    inside = matmul(transpose(basis, xp=xp), x, xp=xp)
+    return inside, x - matmul(basis, inside, xp=xp)
+
+
+def _gram(v: Array, weight: Array, *, xp: Any) -> Array:
+    """V^T diag(weight) V, symmetric to the last bit."""
+    product = matmul(transpose(v, xp=xp), weight[..., None] * v, xp=xp)
+    return product + 0.5 * (transpose(product, xp=xp) - product)
+
+
+def _square(x: Array, *, xp: Any) -> Array:
+    return total_of_matrix(x * x, xp=xp)
+
+
+def solve_tril_transposed(factor: Array, b: Array, *, xp: Any) -> Array:
+    """Solve factor^T @ x = b for a lower triangular factor, by turning both upside down."""
+    lower = xp.flip(transpose(factor, xp=xp), axis=(-2, -1))
+    return xp.flip(solve_tril(lower, xp.flip(b, axis=-2), xp=xp), axis=-2)
+
+
+# The gradient: with H = cov^-1 F, from cov_p - cov_q = diag(c_p - c_q) + (F_p - F_q) F_p^T + F_q (F_p - F_q)^T.
+
+
+def _gradient(
+    mean_p: Array, f_p: Array, c_p: Array, mean_q: Array, f_q: Array, c_q: Array, *, xp: Any
+) -> tuple[Array, ...]:
+    change, gap = f_p - f_q, c_p - c_q
+    u_p, h_p = _inverse(f_p, c_p, xp=xp)
+    u_q, h_q = _inverse(f_q, c_q, xp=xp)
+
+    def solve(u: Array, c: Array, v: Array) -> Array:
+        return v / c[..., None] - matmul(u, matmul(transpose(u, xp=xp), v, xp=xp), xp=xp)
+
+    def times(a: Array, b: Array, v: Array) -> Array:
+        return matmul(a, matmul(transpose(b, xp=xp), v, xp=xp), xp=xp)
+
+    def of_factor(h: Array) -> Array:
+        return solve(u_q, c_q, gap[..., None] * h + times(change, f_p, h)) + times(h_q, change, h)
+
+    def of_diagonal(u: Array, c: Array, of_f_p: Array) -> Array:
+        middle = matmul(transpose(u_q, xp=xp), gap[..., None] * u, xp=xp)
+        own = (1 / c_q - total(u_q * u_q, xp=xp)) * gap / c - gap / c_q * total(u * u, xp=xp)
+        both = total(matmul(u_q, middle, xp=xp) * u, xp=xp)
+        first = total(solve(u_q, c_q, change) * of_f_p, xp=xp)
+        return own + both + first + total(h_q * solve(u, c, change), xp=xp)
+
+    pull = solve(u_q, c_q, (mean_p - mean_q)[..., None])
+    along = matmul(pull, matmul(transpose(pull, xp=xp), f_q, xp=xp), xp=xp)
+    pull = pull[..., 0]
+    return (
+        pull,
+        of_factor(h_p),
+        0.5 * of_diagonal(u_p, c_p, h_p),
+        -pull,
+        -(of_factor(h_q) + along),
+        -0.5 * (of_diagonal(u_q, c_q, h_q + solve(u_q, c_q, change)) + pull * pull),
+    )
+
+
+def _inverse(factor: Array, diagonal: Array, *, xp: Any) -> tuple[Array, Array]:
+    """U and H with cov^-1 = diag(1/c) - U U^T and H = cov^-1 F."""
+    root = xp.sqrt(diagonal)[..., None]
+    scaled = factor / root
+    identity = xp.astype(eye_mask(scaled.shape[-1], scaled, xp=xp), scaled.dtype)
+    identity = xp.broadcast_to(identity, (*scaled.shape[:-2], *identity.shape))
+    orthonormal, _ = qr(xp.concat([scaled, identity], axis=-2), xp=xp)
+    size = diagonal.shape[-1]
+    u = orthonormal[..., :size, :] / root
+    return u, matmul(u, transpose(orthonormal[..., size:, :], xp=xp), xp=xp)
+
+
+low_rank = with_gradient(_gradient, event_axes=(1, 2, 1, 1, 2, 1))(_spread)

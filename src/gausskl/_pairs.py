@@ -1,0 +1,176 @@
+"""Which formula serves which pair of spreads."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _dense, _formulas
+from ._linalg import below_mask, cholesky, total, transpose
+from ._low_rank import low_rank
+from ._namespace import device_of
+
+Array = Any
+
+EVENT_AXES = {"cov": (2,), "scale_tril": (2,), "precision": (2,), "low_rank": (2, 1)}
+
+
+class Spread(NamedTuple):
+    """How a Gaussian's spread is described."""
+
+    keyword: str
+    packing: str | None = None
+
+
+def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, xp: Any) -> Array:
+    """Divergence for the arrays of p (its mean first) followed by those of q, all of one floating dtype."""
+    size = 1 + len(EVENT_AXES.get(p.keyword, (1,)))
+    mean_p, *spread_p = arrays[:size]
+    mean_q, *spread_q = arrays[size:]
+    if (p.keyword, q.keyword) in DIAGONAL:
+        terms = DIAGONAL[p.keyword, q.keyword](mean_p, *spread_p, mean_q, *spread_q, xp=xp)
+        return terms if per_dim else total(terms, xp=xp)
+    d = mean_p.shape[-1]
+    side_p = _ready(p, spread_p, d, xp=xp)
+    side_q = _ready(q, spread_q, d, xp=xp)
+    if {side_p[0], side_q[0]} <= {"low_rank", *AS_VAR}:
+        f_p, c_p, f_q, c_q = _padded(*_as_low_rank(*side_p, xp=xp), *_as_low_rank(*side_q, xp=xp), xp=xp)
+        return low_rank(mean_p, f_p, c_p, mean_q, f_q, c_q, xp=xp)
+    return _dense_pair(mean_p - mean_q, side_p, side_q, xp=xp)
+
+
+def event_axes(*gaussians: Any) -> list[int]:
+    """Number of event axes of each array, in the order that :func:`divergence` takes them; 0 for a number."""
+    axes = []
+    for gaussian in gaussians:
+        own = EVENT_AXES.get(gaussian.keyword, (1,))
+        axes += [1, *(min(n, array.ndim) for n, array in zip(own, gaussian.arrays, strict=True))]
+    return axes
+
+
+# Diagonal pairs. Equal parametrisations are never converted; others go by standard deviations, or logarithms.
+
+
+def _same(x: Array, *, xp: Any) -> Array:
+    return x
+
+
+AS_STD = {"std": _same, "var": _formulas.root}
+AS_LOG_STD = {"log_std": _same, "log_var": lambda x, *, xp: 0.5 * x}
+AS_VAR = {
+    "std": lambda x, *, xp: xp.where(x > 0, x * x, xp.nan),
+    "var": _same,
+    "log_std": lambda x, *, xp: xp.exp(2 * x),
+    "log_var": lambda x, *, xp: xp.exp(x),
+}
+
+
+def _converted(terms: Any, convert_p: Any, convert_q: Any) -> Any:
+    def formula(mean_p: Array, spread_p: Array, mean_q: Array, spread_q: Array, *, xp: Any) -> Array:
+        return terms(mean_p, convert_p(spread_p, xp=xp), mean_q, convert_q(spread_q, xp=xp), xp=xp)
+
+    return formula
+
+
+DIAGONAL = {
+    **{(p, q): _converted(_formulas.std_terms, AS_STD[p], AS_STD[q]) for p in AS_STD for q in AS_STD},
+    **{(p, q): _converted(_formulas.log_std_terms, AS_LOG_STD[p], AS_LOG_STD[q]) for p in AS_LOG_STD for q in AS_LOG_STD},
+    **{(p, q): _converted(_formulas.std_log_std_terms, AS_STD[p], AS_LOG_STD[q]) for p in AS_STD for q in AS_LOG_STD},
+    **{(p, q): _converted(_formulas.log_std_std_terms, AS_LOG_STD[p], AS_STD[q]) for p in AS_LOG_STD for q in AS_STD},
+    ("var", "var"): _formulas.var_terms,
+    ("log_var", "log_var"): _formulas.log_var_terms,
+}
+
+
+# Pairs with a dense side.
+
+
+def _ready(spread: Spread, arrays: list[Array], d: int, *, xp: Any) -> tuple[str, list[Array]]:
+    """The spread as one of the kinds the dense formulas know, its validity folded into its values."""
+    keyword, packing = spread
+    if keyword == "packed_tril":
+        return "tril", [_dense.lower_factor(_unpack(arrays[0], d, packing, xp=xp), xp=xp)]
+    if keyword == "scale_tril":
+        return "tril", [_dense.lower_factor(arrays[0], xp=xp)]
+    if keyword in ("cov", "precision"):
+        return keyword, [_dense.symmetric(arrays[0], xp=xp)]
+    *factor, diagonal = arrays
+    return keyword, [*factor, xp.broadcast_to(diagonal, (*diagonal.shape[:-1], d))]
+
+
+def _dense_pair(delta: Array, p: tuple[str, list[Array]], q: tuple[str, list[Array]], *, xp: Any) -> Array:
+    """Spread part and mean part of a pair."""
+    if p[0] == q[0] == "precision":
+        side_p, side_q = _dense.Side("tril", None, q[1][0]), _dense.Side("tril", cholesky(p[1][0], xp=xp), p[1][0])
+        root = cholesky(q[1][0], xp=xp)
+        spread = _dense.from_difference(q[1][0] - p[1][0], side_p, side_q, xp=xp)
+        return spread + _dense.mahalanobis_of_precision(delta, root, xp=xp)
+    p, q = _without_precision(*p, xp=xp), _without_precision(*q, xp=xp)
+    side_p, side_q = _side(*p, xp=xp), _side(*q, xp=xp)
+    if side_q.scale is None:
+        side_q = side_q._replace(scale=cholesky(side_q.cov, xp=xp))
+    if side_p.cov is None and side_q.cov is None:
+        spread = _dense.FROM_FACTORS[side_p.kind, side_q.kind](side_p.scale, side_q.scale, xp=xp)
+    elif side_p.cov is not None and not (p[0] == "low_rank" and q[0] == "cov"):
+        difference = _dense.MINUS[q[0]](side_p.cov, *q[1], xp=xp)
+        spread = _dense.from_difference(difference, side_p, side_q, xp=xp)
+    else:
+        difference = -_dense.MINUS[p[0]](side_q.cov, *p[1], xp=xp)
+        spread = _dense.from_difference(difference, side_p, side_q, xp=xp)
+    return spread + _dense.mahalanobis(delta, side_q, xp=xp)
+
+
+def _without_precision(kind: str, arrays: list[Array], *, xp: Any) -> tuple[str, list[Array]]:
+    if kind == "precision":
+        return "tril", [_dense.factor_of_precision(arrays[0], xp=xp)]
+    return kind, arrays
+
+
+def _side(kind: str, arrays: list[Array], *, xp: Any) -> _dense.Side:
+    if kind == "tril":
+        return _dense.Side("tril", arrays[0])
+    if kind == "cov":
+        return _dense.Side("tril", None, arrays[0])
+    if kind == "low_rank":
+        return _dense.Side("tril", None, _dense.covariance_of_low_rank(*arrays, xp=xp))
+    std = AS_STD[kind](arrays[0], xp=xp) if kind in AS_STD else xp.exp(AS_LOG_STD[kind](arrays[0], xp=xp))
+    return _dense.Side("std", std)
+
+
+def _unpack(packed: Array, d: int, packing: str | None, *, xp: Any) -> Array:
+    """Lower triangular matrices from packed vectors, by one gather."""
+    index = np.zeros((d, d), dtype=np.int64)
+    lower = np.tril_indices(d)
+    if packing == "row":
+        index[lower] = np.arange(len(lower[0]))
+    else:
+        length = d * (d + 1) // 2
+        order = np.concatenate([np.arange(d, length), np.arange(length)[::-1]]).reshape(d, d)
+        index[lower] = order[lower]
+    gathered = xp.take(packed, xp.asarray(index.reshape(-1), device=device_of(packed, xp=xp)), axis=-1)
+    full = xp.reshape(gathered, (*packed.shape[:-1], d, d))
+    return xp.where(transpose(below_mask(d, packed, xp=xp), xp=xp), 0.0, full)
+
+
+# Low rank: a diagonal is a low rank of nothing.
+
+
+def _as_low_rank(kind: str, arrays: list[Array], *, xp: Any) -> tuple[Array, Array]:
+    if kind == "low_rank":
+        return arrays[0], arrays[1]
+    var = AS_VAR[kind](arrays[0], xp=xp)
+    return xp.zeros_like(var)[..., None], var
+
+
+def _padded(f_p: Array, c_p: Array, f_q: Array, c_q: Array, *, xp: Any) -> tuple[Array, Array, Array, Array]:
+    """Both factors with the same number of columns."""
+    rank = max(f_p.shape[-1], f_q.shape[-1], 1)
+    return _columns(f_p, rank, xp=xp), c_p, _columns(f_q, rank, xp=xp), c_q
+
+
+def _columns(factor: Array, rank: int, *, xp: Any) -> Array:
+    missing = rank - factor.shape[-1]
+    if not missing:
+        return factor
+    return xp.concat([factor, xp.zeros_like(xp.broadcast_to(factor[..., :1], (*factor.shape[:-1], missing)))], axis=-1)

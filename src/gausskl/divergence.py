@@ -1,0 +1,254 @@
+"""The public call: infer, check, choose, call."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from . import _checks, _diagnosis, _lazy, _namespace, _pairs
+from ._linalg import total
+from .gaussian import Gaussian
+
+Array = Any
+Reduction = Literal["none", "sum", "mean"]
+
+REDUCTIONS = ("none", "sum", "mean")
+PATHS = ("auto", "generic")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would run for a pair of Gaussians, and why. Print it.
+
+    Attributes
+    ----------
+    library : str
+        Library of the arrays and of the result.
+    dtype, computed_in : str
+        Dtype of the result, and the one everything is computed in.
+    p, q : str
+        How the two spreads are described.
+    batch_shape : tuple of int
+        Shape of the result without reduction.
+    event_size : int
+        Number of dimensions.
+    path : str
+        The path that runs.
+    reason : str
+        Why it is that path.
+    """
+
+    library: str
+    dtype: str
+    computed_in: str
+    p: str
+    q: str
+    batch_shape: tuple[int, ...]
+    event_size: int
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"p: {self.p}",
+                f"q: {self.q}",
+                f"arrays: {self.library}, {self.dtype}, computed in {self.computed_in}",
+                f"batch: {self.batch_shape}, dimensions: {self.event_size}",
+                f"path: {self.path} ({self.reason})",
+            ]
+        )
+
+
+def kl_divergence(
+    p: Gaussian,
+    q: Gaussian | None = None,
+    *,
+    reduction: Reduction = "none",
+    per_dim: bool = False,
+    validate: bool | None = None,
+    path: str = "auto",
+) -> Array:
+    r"""Kullback-Leibler divergence of ``p`` from ``q``, in nats.
+
+    .. math::
+
+        \mathrm{KL}(p \,\|\, q) = \int p(x) \log\frac{p(x)}{q(x)}\,dx
+        = \tfrac12\left[\operatorname{tr}(\Sigma_q^{-1}\Sigma_p) - d
+        - \log\frac{\det\Sigma_p}{\det\Sigma_q}
+        + (\mu_p-\mu_q)^\top\Sigma_q^{-1}(\mu_p-\mu_q)\right]
+
+    It is evaluated as a sum of terms that cannot be negative, so the result never is, and it is exactly 0 for
+    equal arguments.
+
+    Parameters
+    ----------
+    p, q : Gaussian
+        The two Gaussians; their batch axes broadcast, the axis of dimensions does not. Without ``q``, the standard
+        normal N(0, I). All arrays come from one library and one device.
+    reduction : {"none", "sum", "mean"}, default "none"
+        What to do over the batch.
+    per_dim : bool, default False
+        Return the contribution of each dimension, shape ``(..., d)``. Both Gaussians must be diagonal.
+    validate : bool, optional
+        By default, arrays on the CPU whose values can be read are looked at again if the result holds a number that
+        is not finite. ``False``: never, and a bad element is NaN or inf, as are its gradients. ``True``: on a GPU as well.
+    path : {"auto", "generic"}, default "auto"
+        Which implementation runs; see :func:`plan`.
+
+    Returns
+    -------
+    array, shape = the two batch shapes, broadcast
+        Of the library, dtype and device of the inputs. float16 and bfloat16 are computed in float32 and rounded
+        once. Where the library differentiates, so does the result.
+
+    Raises
+    ------
+    TypeError
+        If ``p`` or ``q`` is not a Gaussian, or if the two hold arrays of two libraries.
+    ValueError
+        If shapes or devices do not fit, if an option is not known, if ``per_dim`` is asked of a covariance that is
+        not diagonal, or if a value is bad: a spread that is not positive, a covariance that is not symmetric or not
+        positive definite, a NaN. The message names the element.
+
+    References
+    ----------
+    S. Kullback and R. A. Leibler, "On information and sufficiency", Annals of Mathematical Statistics 22 (1951).
+
+    Examples
+    --------
+    >>> import gausskl as gk
+    >>> p = gk.Gaussian([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]], std=[[1.0, 1.0, 1.0], [4.0, 9.0, 16.0]])
+    >>> q = gk.Gaussian([[1.0, 3.0, 4.0], [2.0, 3.0, 4.0]], std=[[1.0, 4.0, 9.0], [4.0, 9.0, 16.0]])
+    >>> gk.kl_divergence(p, q).round(12)
+    array([2.658364617468, 0.            ])
+    """
+    _checks.one_of("reduction", reduction, REDUCTIONS)
+    _checks.one_of("validate", validate, (None, True, False))
+    pair = _Pair(p, q, per_dim, path)
+    pair.check_readable(validate)
+    result = pair.run(validate)
+    with _namespace.quiet(pair.xp):
+        return pair.finish(_reduce(result, reduction, xp=pair.xp))
+
+
+def plan(p: Gaussian, q: Gaussian | None = None, *, per_dim: bool = False, path: str = "auto") -> Plan:
+    """Say what :func:`kl_divergence` would run for these arguments, and why, without running it.
+
+    Parameters
+    ----------
+    p, q : Gaussian
+        As in :func:`kl_divergence`.
+    per_dim : bool, default False
+        As in :func:`kl_divergence`.
+    path : {"auto", "generic"}, default "auto"
+        ``"generic"`` is the array-API formulas, which serve every library and every pair. ``"auto"`` takes the
+        fastest path that serves the pair.
+
+    Returns
+    -------
+    Plan
+        Shapes, dtypes, structures and the path; printable.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`kl_divergence`, except that no value is looked at.
+
+    Examples
+    --------
+    >>> import gausskl as gk
+    >>> print(gk.plan(gk.Gaussian([0.0, 1.0], var=[1.0, 2.0])))
+    p: diagonal (var)
+    q: diagonal (var), the standard normal
+    arrays: numpy, float64, computed in float64
+    batch: (), dimensions: 2
+    path: generic (the array-API formulas serve every library and every pair)
+    """
+    return _Pair(p, q, per_dim, path).plan()
+
+
+class _Pair:
+    """Two Gaussians that fit together: one namespace, one dtype, one batch."""
+
+    def __init__(self, p: Gaussian, q: Gaussian | None, per_dim: bool, path: str) -> None:
+        _checks.one_of("path", path, PATHS)
+        _checks.gaussians(p, q, Gaussian)
+        self.standard = q is None
+        self.p, self.q = p, _standard_normal(p) if q is None else q
+        self.batch_shape = _checks.common_batch(self.p, self.q)
+        if per_dim:
+            _checks.both_diagonal(self.p, self.q)
+        self.per_dim = per_dim
+        typed = [side for side in (self.p, self.q) if not side.untyped] or [self.p]
+        _namespace.one_library({f"the mean of {'p' if side is self.p else 'q'}": side.mean for side in typed})
+        self.like = typed[0].mean
+        self.xp = _namespace.namespace(self.like)
+        self.dtype = _namespace.floating_dtype(self.xp, [a for side in typed for a in (side.mean, *side.arrays)])
+        self.working = _namespace.computing_dtype(self.xp, self.dtype)
+
+    def plan(self) -> Plan:
+        standard = ", the standard normal" if self.standard else ""
+        return Plan(
+            library=_namespace.library(self.xp),
+            dtype=_namespace.name_of_dtype(self.dtype),
+            computed_in=_namespace.name_of_dtype(self.working),
+            p=f"{self.p.structure} ({self.p.keyword})",
+            q=f"{self.q.structure} ({self.q.keyword}){standard}",
+            batch_shape=self.batch_shape,
+            event_size=self.p.event_size,
+            path="generic",
+            reason="the array-API formulas serve every library and every pair",
+        )
+
+    def check_readable(self, validate: bool | None) -> None:
+        if validate and (_namespace.is_traced(self.like)):
+            raise ValueError(
+                "validate=True needs values to look at, and these arrays have none yet (lazy, or inside jit, compile "
+                "or vmap): leave validate out, and a bad element will be NaN"
+            )
+
+    def run(self, validate: bool | None) -> Array:
+        """The divergence of each element of the batch, in the dtype everything is computed in."""
+        device = _namespace.device_of(self.like, xp=self.xp)
+        arrays = [
+            _namespace.convert(array, xp=self.xp, dtype=self.working, device=device)
+            for side in (self.p, self.q)
+            for array in (side.mean, *side.arrays)
+        ]
+        formula = functools.partial(
+            _pairs.divergence,
+            p=_pairs.Spread(self.p.keyword, self.p.packing),
+            q=_pairs.Spread(self.q.keyword, self.q.packing),
+            per_dim=self.per_dim,
+        )
+        if _namespace.is_lazy(self.like):
+            shape = (*self.batch_shape, *(self.p.event_size,) * self.per_dim)
+            return _lazy.by_block(formula, arrays, _pairs.event_axes(self.p, self.q), shape, self.per_dim)
+        with _namespace.quiet(self.xp):
+            result = formula(arrays, xp=self.xp)
+        if validate is not False and (validate or _namespace.can_be_read(self.like)):
+            _diagnosis.judge(result, self.p, self.q)
+        return result
+
+    def finish(self, result: Array) -> Array:
+        """Round once to the dtype of the inputs."""
+        return result if result.dtype == self.dtype else self.xp.astype(result, self.dtype)
+
+
+def _standard_normal(p: Gaussian) -> Gaussian:
+    """N(0, I) in the parametrisation of a diagonal p, so that neither side is converted."""
+    spread = {p.keyword: 0.0 if "log" in p.keyword else 1.0} if p.structure == "diagonal" else {"std": 1.0}
+    xp = _namespace.namespace(p.mean)
+    zero = xp.zeros(p.event_size, dtype=p.mean.dtype, device=_namespace.device_of(p.mean, xp=xp))
+    return Gaussian(zero, **spread)
+
+
+def _reduce(result: Array, reduction: Reduction, *, xp: Any) -> Array:
+    """Over the whole batch; by halves where the array is at hand, so that the order of addition is known."""
+    if reduction == "none":
+        return result
+    flat = xp.reshape(result, (-1,))
+    summed = xp.sum(flat) if _namespace.is_lazy(result) else total(flat, xp=xp)
+    return summed if reduction == "sum" else summed / flat.shape[0]

@@ -1,0 +1,71 @@
+"""The `xp` fixture: every test that takes it runs once per array library."""
+
+import hypothesis
+import pytest
+from array_api_extra.testing import patch_lazy_xp_functions
+
+from helpers import Backend
+
+LIBRARIES = sorted({backend.library for backend in Backend})
+NAMESPACES = {}  # Backend -> namespace, for the backends under test
+NOT_TESTED = {}  # Backend -> why
+
+hypothesis.settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],  # `xp` never changes
+)
+hypothesis.settings.load_profile("ci")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--require-backend",
+        action="append",
+        default=[],
+        choices=LIBRARIES,
+        help="test this array library and no other (may be repeated); fail if it does not work",
+    )
+
+
+def pytest_configure(config):
+    required = config.getoption("require_backend")
+    for backend in Backend:
+        if required and backend.library not in required:
+            continue
+        try:
+            NAMESPACES[backend] = backend.load()
+        except Exception as error:
+            if required:
+                message = f"--require-backend {backend}: this backend cannot make an array: {error!r}"
+                raise pytest.UsageError(message) from error
+            NOT_TESTED[backend] = error
+
+
+def pytest_terminal_summary(terminalreporter):
+    for backend, error in NOT_TESTED.items():
+        terminalreporter.write_line(f"not tested: {backend} ({error})")
+
+
+def pytest_generate_tests(metafunc):
+    if "library" in metafunc.fixturenames:
+        metafunc.parametrize("library", list(NAMESPACES), ids=str, indirect=True)
+
+
+@pytest.fixture
+def library(request):
+    """The current `Backend`."""
+    for mark in request.node.iter_markers("skip_xp_backend"):
+        if mark.args[0] == str(request.param):
+            pytest.skip(f"{request.param}: {mark.kwargs['reason']}")
+    return request.param
+
+
+@pytest.fixture
+def xp(library, request):
+    """The current array namespace, as array-api-compat gives it."""
+    namespace = NAMESPACES[library]
+    with patch_lazy_xp_functions(request, xp=namespace):
+        yield namespace
