@@ -57,7 +57,7 @@ def cholesky(matrix):
 
 def solve_lower(factor, b):
     """Forward substitution for a vector or a matrix of columns."""
-    columns = b.reshape(len(b), -1)
+    columns = b[:, None] if b.ndim == 1 else b
     x = np.full_like(columns, mp.zero)
     for i, row in enumerate(factor):
         x[i] = (columns[i] - dot(x[:i].T, row[:i])) / row[i]

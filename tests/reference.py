@@ -143,13 +143,14 @@ def gradient(p, q=None):
         empty for ``q=None``.
     """
     _, ((_, *pair),) = _pairs(p, q)
-    found = _settle(_gradient, *pair, each=all(map(_is_diagonal, pair)))
-    grads = {"p": {}, "q": {}}
-    for side, given in (("p", p), ("q", q or {})):
-        for name in given.keys() - {"packing"}:
-            grad = found[side, name]
-            grads[side][name] = grad if np.ndim(given[name]) else np.array(grad.sum())
-    return grads["p"], grads["q"]
+    given = {(side, name): a for side, g in (("p", p), ("q", q or {})) for name, a in g.items()}
+
+    def compute(p, q):
+        grads = {key: grad for key, grad in _gradient(p, q).items() if key in given}
+        return {key: grad if np.ndim(given[key]) else grad.sum() for key, grad in grads.items()}
+
+    found = _settle(compute, *pair, each=all(map(_is_diagonal, pair)))
+    return tuple({name: grad for (where, name), grad in found.items() if where == side} for side in "pq")
 
 
 def _gradient(p, q):

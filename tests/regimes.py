@@ -1,7 +1,7 @@
 """Where formulas fail: pairs of Gaussians from every corner of a dtype, the same at every call.
 
-Each generator yields ``(name, p, q)``; ``p`` and ``q`` are dicts of NumPy arrays under the library's keywords.
-Numbers are drawn in float64 and rounded once to the dtype, so what a name promises holds up to that rounding.
+Each generator yields ``(name, p, q)``; ``p`` and ``q`` are dicts of NumPy arrays under the library's
+keywords. Numbers are drawn in float64 and rounded once to the dtype: a name's promise holds up to that.
 """
 
 import math
@@ -90,7 +90,7 @@ class _Diagonal:
         yield "equal", {name: a.copy() for name, a in q.items()}, q
 
     def means_apart(self):
-        for order in np.linspace(-self.reach.far, self.reach.far, 7):
+        for order in np.unique(np.linspace(-self.reach.far, self.reach.far, 7).round()) + 0.0:
             logs = self.logs()
             apart = 10.0 ** (min(order, self.far) + logs - 0.2 + self.logs(0.2)) * _signs(
                 self.rng, self.shape
@@ -140,7 +140,7 @@ def _widen(g, d):
 
 
 def scale_tril(dtype=np.float64, d=6, rows=2, seed=0):
-    """Dense pairs from factors of shape ``(rows, d, d)``: ill-conditioned, graded, of any sign and distance."""
+    """Dense pairs from factors of shape ``(rows, d, d)``, exactly lower triangular; signs vary."""
     rng, reach = np.random.default_rng(seed), RANGES[np.dtype(dtype).name]
 
     def cast(mean, factor):

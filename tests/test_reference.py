@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
-import regimes
 from mpmath import mp
+
+import reference
 
 SEEDS = json.loads((Path(__file__).parent / "data" / "seeds.json").read_text())
 
-# One Gaussian under every keyword; all numbers are exact in binary.
 DIAGONAL = {
     "std": {"std": np.array([2.0, 0.5])},
     "var": {"var": np.array([4.0, 0.25])},
@@ -19,13 +18,14 @@ DIAGONAL = {
     "log_std": {"log_std": np.array([0.25, -0.5])},
     "log_var": {"log_var": np.array([0.5, -0.75])},
 }
+# One covariance under every keyword; all numbers are exact in binary.
 DENSE = {
-    "cov": {"cov": np.array([[4.0, 2.0], [2.0, 5.0]])},
-    "scale_tril": {"scale_tril": np.array([[2.0, 0.0], [1.0, -2.0]])},
-    "row": {"packed_tril": np.array([2.0, 1.0, 2.0]), "packing": "row"},
-    "tfp": {"packed_tril": np.array([2.0, 1.0, 2.0]), "packing": "tfp"},
-    "precision": {"precision": np.array([[5.0, -2.0], [-2.0, 4.0]]) / 16},
-    "low rank": {"cov_factor": np.array([[1.0], [2.0]]), "cov_diag": np.array([3.0, 1.0])},
+    "cov": {"cov": np.array([[4.0, 2.0], [2.0, 17.0]])},
+    "scale_tril": {"scale_tril": np.array([[2.0, 0.0], [1.0, -4.0]])},
+    "row": {"packed_tril": np.array([2.0, 1.0, 4.0]), "packing": "row"},
+    "tfp": {"packed_tril": np.array([4.0, 1.0, 2.0]), "packing": "tfp"},
+    "precision": {"precision": np.array([[17.0, -2.0], [-2.0, 4.0]]) / 64},
+    "low rank": {"cov_factor": np.array([[1.0], [2.0]]), "cov_diag": np.array([3.0, 13.0])},
 }
 SPREADS = DIAGONAL | DENSE
 MEANS = np.array([0.5, -1.0]), np.array([-0.25, 2.0])
@@ -110,7 +110,7 @@ def test_integral(names):
 
         reach = 12 * mp.sqrt(var_p)
         integral = mp.quad(integrand, mp.linspace(mean_p - reach, mean_p + reach, 9))
-    assert agree(reference.kl(p, q)[0 if reference.kl(p, q).ndim else ()], integral, 20)
+    assert agree(reference.kl(p, q)[()], integral, 20)
 
 
 @pytest.mark.parametrize("name_q", SPREADS)
@@ -124,8 +124,7 @@ def test_every_pair_against_determinants(name_p, name_q):
 
 @pytest.mark.parametrize("name", DENSE)
 def test_the_same_gaussian_under_two_keywords_is_at_distance_zero(name):
-    flip = {"tfp": {"packed_tril": np.array([2.0, 1.0, 2.0]), "packing": "tfp"}}
-    assert reference.kl(side(name), {"mean": MEANS[0], **(flip | DENSE)[name]})[()] == 0
+    assert reference.kl(side(name), side(name))[()] == 0
     assert reference.kl(side("cov"), side(name))[()] == 0
     assert reference.kl(side(name), side("cov"))[()] == 0
 
@@ -214,7 +213,7 @@ def test_low_precision_inputs_are_exact():
 
 
 def test_packing_as_documented():
-    """From TensorFlow Probability: the tail of x and then x reversed, cut into rows; below the diagonal it counts."""
+    """TensorFlow Probability writes the tail of x, then x reversed, row by row, and keeps the lower half."""
     filled = np.zeros((3, 3))
     filled[reference.packed_positions(3, "tfp")] = range(1, 7)
     np.testing.assert_array_equal(filled, [[4, 0, 0], [6, 5, 0], [3, 2, 1]])
@@ -263,88 +262,3 @@ def test_gradient_against_the_standard_normal():
     assert none == {}
     assert grads["mean"][0] == 3
     assert grads["std"][0] == 1.5
-
-
-# ---- errors and condition numbers ----
-
-
-def test_ulp_error():
-    step = mp.mpf(2) ** -52
-    with mp.workdps(60):
-        want = [1, 1, 1 + step / 4, 2 - step / 2, mp.mpf(2) ** -1074 / 2, 0, 0, mp.mpf(10) ** 400, 1, 1]
-    got = [1, 1 + 2.0**-52, 1, 2, 0, 0, 5e-324, np.inf, np.nan, np.inf]
-    expected = [0, 1, 0.25, 0.5, 0.5, 0, np.inf, 0, np.inf, np.inf]
-    np.testing.assert_array_equal(
-        reference.ulp_error(got, np.array(want, dtype=object), np.float64), expected
-    )
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_ulp_error_counts_floats_of_every_size(dtype):
-    info = np.finfo(dtype)
-    for want in (
-        1,
-        1.5,
-        info.max / 4,
-        info.smallest_normal,
-        info.smallest_normal / 4,
-        info.smallest_subnormal,
-    ):
-        want = dtype(want)
-        got = np.nextafter(want, dtype(np.inf))
-        assert reference.ulp_error(got, mp.mpf(float(want)), dtype) == 1
-        assert reference.eps_error(want, mp.mpf(float(want)), dtype) == 0
-
-
-def test_errors_of_bfloat16():
-    assert reference.ulp_error(1 + 2.0**-7, mp.one, "bfloat16") == 1
-    assert reference.ulp_error(np.inf, mp.mpf(10) ** 39, "bfloat16") == 0
-
-
-def test_eps_error():
-    with mp.workdps(60):
-        want = np.array([mp.mpf(3), mp.mpf(0), mp.mpf(10) ** 39], dtype=object)
-    got = np.array([3 * (1 + 2.0**-22), 0, np.inf], dtype=np.float32)
-    np.testing.assert_array_equal(reference.eps_error(got, want, np.float32), [2, 0, 0])
-
-
-@pytest.mark.parametrize("gap", [0.5, 2.0**-20, 2.0**-50])
-@pytest.mark.parametrize("scale", [1.0, 2.0**300])
-def test_cond_of_two_correlated_variables(gap, scale):
-    """The correlation matrix [[1, r], [r, 1]] has the condition number (1 + r)/(1 - r)."""
-    cov = np.array([[scale**2, scale * (1 - gap)], [scale * (1 - gap), 1.0]])
-    np.testing.assert_allclose(reference.cond_correlation(cov), (2 - gap) / gap, rtol=1e-13)
-
-
-def test_cond_row_scaled():
-    factor = np.array([[3.0, 0.0], [4.0, 3.0]])
-    assert reference.cond_row_scaled(np.diag([1e-300, -1e300])) == 1
-    scaled = factor / np.array([[3.0], [5.0]])
-    np.testing.assert_allclose(reference.cond_row_scaled(factor), np.linalg.cond(scaled), rtol=1e-14)
-    assert reference.cond_row_scaled(np.stack([factor, factor])).shape == (2,)
-
-
-# ---- regimes ----
-
-DTYPES = [np.float64, np.float32, np.float16]
-FAMILIES = {
-    **{keyword: lambda dtype, k=keyword: regimes.diagonal(k, dtype, rows=2) for keyword in regimes.SPREAD},
-    "scale_tril": lambda dtype: regimes.scale_tril(dtype, d=3),
-    "cov": lambda dtype: regimes.cov(dtype, d=3),
-    "low_rank": lambda dtype: regimes.low_rank(dtype, d=6, r=2),
-}
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_regimes_keep_their_promises(family, dtype):
-    cases, again = list(FAMILIES[family](dtype)), list(FAMILIES[family](dtype))
-    names = [name for name, _, _ in cases]
-    assert len(set(names)) == len(names)
-    for (name, p, q), (_, *same) in zip(cases, again, strict=True):
-        for g, h in zip((p, q), same, strict=True):
-            assert all(a.dtype == dtype and np.array_equal(a, h[key]) for key, a in g.items()), name
-            assert np.array_equal(g["cov"], g["cov"].mT) if "cov" in g else True
-        values = reference.kl(p, q)
-        assert all(0 <= v <= float(np.finfo(dtype).max) for v in values.flat), name
-        assert all((v == 0) == name.startswith("equal") for v in values.flat), name
