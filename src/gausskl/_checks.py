@@ -74,10 +74,10 @@ def batch_shape(mean: Array, spread: dict[str, Array]) -> tuple[int, ...]:
         stretches = name in ("std", "var", "log_std", "log_var", "cov_diag") and has[-1:] in ((), (1,))
         if has[-len(event) :] != event and not stretches:
             wanted = ", ".join(["...", *map(str, event)])
-            hint = _shape_hint(name, has, d)
+            verb = "be broadcastable to" if event == (d,) else "have shape"
             raise ValueError(
                 f"{name} has shape {has}, but mean has shape {shape(mean)}: with {d} dimensions {name} must "
-                f"{'be broadcastable to' if len(event) == 1 and name != 'packed_tril' else 'have shape'} ({wanted}){hint}"
+                f"{verb} ({wanted}){_shape_hint(name, has, d)}"
             )
         batches.append(has[: len(has) - len(event)])
     try:

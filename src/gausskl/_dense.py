@@ -7,9 +7,10 @@ its array: ``tril`` (lower triangular factor, positive diagonal), ``std`` (diago
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ._formulas import excess, half_square, std_terms
+from ._formulas import excess, half_square, std_spread
 from ._linalg import below_mask, cholesky, eye_mask, matmul, solve_tril, total, total_of_matrix, transpose
 
 Array = Any
@@ -48,7 +49,7 @@ def std_std(std_p: Array, std_q: Array, *, xp: Any) -> Array:
     return _diagonal_part(std_p, std_q, xp=xp)
 
 
-FROM_FACTORS = {
+FROM_FACTORS: dict[tuple[str, str], Callable[..., Array]] = {
     ("tril", "tril"): tril_tril,
     ("tril", "std"): tril_std,
     ("std", "tril"): std_tril,
@@ -57,8 +58,7 @@ FROM_FACTORS = {
 
 
 def _diagonal_part(std_p: Array, std_q: Array, *, xp: Any) -> Array:
-    zero = xp.zeros_like(std_q)
-    return total(std_terms(zero, std_p, zero, std_q, xp=xp), xp=xp)
+    return total(std_spread(std_p, std_q, xp=xp), xp=xp)
 
 
 def _below(x: Array, *, xp: Any) -> Array:
@@ -75,8 +75,8 @@ class Side(NamedTuple):
     """
 
     kind: str
-    scale: Array | None
-    cov: Array | None = None
+    scale: Array
+    cov: Array = None
 
 
 def from_difference(difference: Array, p: Side, q: Side, *, xp: Any) -> Array:
@@ -161,7 +161,7 @@ def minus_std(cov: Array, std: Array, *, xp: Any) -> Array:
     return _minus_diagonal(cov, high * high, 2 * high * middle, middle * middle + 2 * high * low, xp=xp)
 
 
-MINUS = {
+MINUS: dict[str, Callable[..., Array]] = {
     "cov": lambda cov, other, *, xp: cov - other,
     "tril": minus_product,
     "std": minus_std,

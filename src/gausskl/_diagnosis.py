@@ -19,8 +19,8 @@ POSITIVE = {
 LOGARITHM = "a logarithm must be finite; exp(log_std) = 0 would be a std of 0"
 SYMMETRY = "a {name} must be symmetric; to drop a difference that you can explain, pass ({name} + {name}.T) / 2"
 DEFINITE = (
-    "the matrix is not positive definite; if it should be, add a small multiple of the identity to it yourself, or pass "
-    "a factor as scale_tril"
+    "the matrix is not positive definite; if it should be, add a small multiple of the identity to it yourself, or "
+    "pass a factor as scale_tril"
 )
 
 

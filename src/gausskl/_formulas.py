@@ -78,25 +78,41 @@ def _where_positive(a: Array, b: Array, value: Array, *, xp: Any) -> Array:
     return xp.where((a > 0) & (b > 0), value, xp.nan)
 
 
-def _std_terms(mean_p: Array, std_p: Array, mean_q: Array, std_q: Array, *, xp: Any) -> Array:
+def _std_spread(std_p: Array, std_q: Array, *, xp: Any) -> Array:
+    """Spread part of a dimension, G(s_p, s_q) + t^2/2 with t = (s_p - s_q)/s_q; s^2 is never formed."""
     t = (std_p - std_q) / std_q
-    spread = gap(std_p, std_q, xp=xp) + (0.5 * t) * t
-    return _where_positive(std_p, std_q, spread, xp=xp) + _half_square(mean_p - mean_q, std_q, xp=xp)
+    return _where_positive(std_p, std_q, gap(std_p, std_q, xp=xp) + (0.5 * t) * t, xp=xp)
+
+
+def _std_spread_gradient(std_p: Array, std_q: Array, *, xp: Any) -> tuple[Array, Array]:
+    t = _where_positive(std_p, std_q, (std_p - std_q) / std_q, xp=xp)
+    return t * ((2 + t) / std_p), -t * ((2 + t) / std_q)
+
+
+std_spread = with_gradient(_std_spread_gradient)(_std_spread)
+
+
+def _std_terms(mean_p: Array, std_p: Array, mean_q: Array, std_q: Array, *, xp: Any) -> Array:
+    return _std_spread(std_p, std_q, xp=xp) + _half_square(mean_p - mean_q, std_q, xp=xp)
 
 
 def _std_gradient(mean_p: Array, std_p: Array, mean_q: Array, std_q: Array, *, xp: Any) -> tuple[Array, ...]:
-    t = _where_positive(std_p, std_q, (std_p - std_q) / std_q, xp=xp)
+    by_p, by_q = _std_spread_gradient(std_p, std_q, xp=xp)
     z = (mean_p - mean_q) / std_q
     pull = z / std_q
-    return pull, t * ((2 + t) / std_p), -pull, -(t * ((2 + t) / std_q) + z * pull)
+    return pull, by_p, -pull, by_q - z * pull
 
 
 std_terms = with_gradient(_std_gradient)(_std_terms)
 
 
+def var_spread(var_p: Array, var_q: Array, *, xp: Any) -> Array:
+    """Spread part of a dimension, G(v_p, v_q)/2."""
+    return 0.5 * _where_positive(var_p, var_q, gap(var_p, var_q, xp=xp), xp=xp)
+
+
 def _var_terms(mean_p: Array, var_p: Array, mean_q: Array, var_q: Array, *, xp: Any) -> Array:
-    spread = _where_positive(var_p, var_q, gap(var_p, var_q, xp=xp), xp=xp)
-    return 0.5 * spread + _half_square(mean_p - mean_q, root(var_q, xp=xp), xp=xp)
+    return var_spread(var_p, var_q, xp=xp) + _half_square(mean_p - mean_q, root(var_q, xp=xp), xp=xp)
 
 
 def _var_gradient(mean_p: Array, var_p: Array, mean_q: Array, var_q: Array, *, xp: Any) -> tuple[Array, ...]:

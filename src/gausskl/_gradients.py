@@ -11,6 +11,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ._namespace import library
+
 Formula = Callable[..., Any]
 
 
@@ -38,12 +40,11 @@ def with_gradient(gradient: Formula, event_axes: tuple[int, ...] | None = None) 
 
         @functools.wraps(formula)
         def differentiable(*arrays: Any, xp: Any) -> Any:
-            library = xp.__name__
-            if library == "jax.numpy":
+            if library(xp) == "jax":
                 from . import _gradients_jax
 
                 return _gradients_jax.FUNCTIONS[name](*arrays)
-            if library == "array_api_compat.torch":
+            if library(xp) == "torch":
                 from . import _gradients_torch
 
                 return _gradients_torch.call(name, arrays)

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._gradients import RULES, Formula, Rule, directional
+from ._gradients import RULES, Rule, directional
 
 
-def _function(rule: Rule) -> Formula:
-    function = jax.custom_jvp(functools.partial(rule.formula, xp=jnp))
+def _function(rule: Rule) -> Any:
+    function: Any = jax.custom_jvp(functools.partial(rule.formula, xp=jnp))
 
     def derivative(primals: Any, tangents: Any) -> tuple[Any, Any]:
         return function(*primals), directional(rule, rule.gradient(*primals, xp=jnp), tangents)

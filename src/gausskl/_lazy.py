@@ -24,7 +24,12 @@ def by_block(formula: Any, arrays: list[Array], event_axes: list[int], shape: tu
         arguments += [_whole(array, axes), [*leading, *events]]
     out = tuple(range(batch + per_dim))
     return da.blockwise(
-        functools.partial(_on_block, formula), out, *arguments, dtype=arrays[0].dtype, concatenate=True, align_arrays=True
+        functools.partial(_on_block, formula),
+        out,
+        *arguments,
+        dtype=arrays[0].dtype,
+        concatenate=True,
+        align_arrays=True,
     )
 
 
@@ -37,6 +42,6 @@ def _whole(array: Array, axes: int) -> Array:
 
 
 def _on_block(formula: Any, *blocks: Array) -> Array:
-    xp = _namespace.namespace(*blocks)
+    xp = _namespace.namespace(blocks[0])
     with _namespace.quiet(xp):
         return formula(list(blocks), xp=xp)

@@ -1,4 +1,4 @@
-"""Cholesky, triangular solves and sums for stacks: the library's own where it has a good one, plain array API elsewhere.
+"""Cholesky, triangular solves and sums for stacks: the library's own where it is good, plain array API elsewhere.
 
 A matrix that is not positive definite gives NaN in its own element of the stack and in no other.
 """

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ._dense import from_whitened
-from ._formulas import var_terms
+from ._formulas import var_spread
 from ._gradients import with_gradient
 from ._linalg import cholesky, eye_mask, matmul, qr, solve_tril, total, total_of_matrix, transpose
 
@@ -40,8 +40,7 @@ def _spread(mean_p: Array, f_p: Array, c_p: Array, mean_q: Array, f_q: Array, c_
     along, across = _split(basis, delta, xp=xp)
     mean_part = 0.5 * (_square(across, xp=xp) + _square(solve_tril(n, along, xp=xp), xp=xp))
 
-    zero = xp.zeros_like(c_q)
-    diagonal = var_terms(zero, c_p, zero, c_q, xp=xp)
+    diagonal = var_spread(c_p, c_q, xp=xp)
     near, close = _near(x, basis, r, n, outside + matmul(basis, shrunk, xp=xp), diagonal, xp=xp)
     far = _far(x, basis, r, n, outside, inside, f_p / root[..., None], diagonal, xp=xp)
     return mean_part + xp.where(near, close, far)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from typing import Any
 
 import array_api_compat
@@ -12,25 +11,45 @@ import numpy as np
 Array = Any
 
 
+KNOWN = ("numpy", "torch", "jax", "jaxlib", "cupy", "dask")
+
+
 def library(xp: Any) -> str:
     """Name of the library behind a namespace: "numpy", "torch", "jax", "dask", "cupy", "array_api_strict", ..."""
-    words = [word for word in xp.__name__.split(".") if word not in ("array_api_compat", "array")]
-    return str(words[0])
+    first, *rest = xp.__name__.split(".")
+    return str(rest[0] if first == "array_api_compat" else first)
 
 
-def namespace(*arrays: Array) -> Any:
-    """Array-API namespace of the arrays."""
-    return array_api_compat.array_namespace(*arrays)
+def library_of(array: Array) -> str:
+    """Name of the library that an array belongs to."""
+    return library(namespace(array))
 
 
-def name_of(array: Array) -> str:
-    """Name of an array's library, for a sentence: "torch"."""
-    return type(array).__module__.partition(".")[0].replace("jaxlib", "jax")
+def namespace(array: Array) -> Any:
+    """Array-API namespace of an array.
+
+    The usual libraries are known by the name of the array's type: quicker than asking array-api-compat, and
+    ``torch.compile`` can follow it.
+    """
+    match type(array).__module__.partition(".")[0]:
+        case "numpy":
+            import array_api_compat.numpy as found
+        case "torch":
+            import array_api_compat.torch as found
+        case "jax" | "jaxlib":
+            import jax.numpy as found
+        case "cupy":
+            import array_api_compat.cupy as found
+        case "dask":
+            import array_api_compat.dask.array as found
+        case _:
+            found = array_api_compat.array_namespace(array)
+    return found
 
 
 def device_of(array: Array, *, xp: Any) -> Any:
-    """Device to create new arrays on; None lets JAX choose, which moves such arrays freely."""
-    return None if library(xp) == "jax" else array_api_compat.device(array)
+    """Device to create new arrays on; None lets JAX and Dask choose, which move such arrays freely."""
+    return None if library(xp) in ("jax", "dask") else array.device
 
 
 def name_of_dtype(dtype: Any) -> str:
@@ -60,7 +79,7 @@ def adopt(given: dict[str, Any]) -> tuple[dict[str, Array], bool]:
 
 def convert(array: Array, *, xp: Any, dtype: Any, device: Any) -> Array:
     """The array in the namespace, dtype and on the device of another."""
-    if library(namespace(array)) == library(xp):
+    if library_of(array) == library(xp):
         return array if array.dtype == dtype else xp.astype(array, dtype)
     return xp.asarray(array, dtype=dtype, device=device)
 
@@ -82,14 +101,14 @@ def one_library(arrays: dict[str, Array]) -> None:
     """Refuse arrays of two libraries or on two devices, by name."""
     first, *others = arrays.items() or [(None, None)]
     for name, array in others:
-        a, b = library(namespace(first[1])), library(namespace(array))
+        a, b = library_of(first[1]), library_of(array)
         if a != b:
             raise TypeError(
                 f"{first[0]} is an array of {a} and {name} one of {b}: all arrays of a call must come from one "
                 f"library, so convert one of them first"
             )
         if a not in ("jax", "dask"):
-            here, there = array_api_compat.device(first[1]), array_api_compat.device(array)
+            here, there = first[1].device, array.device
             if here != there:
                 raise ValueError(
                     f"{first[0]} is on {here} and {name} on {there}: all arrays of a call must be on one device, so "
@@ -117,17 +136,20 @@ def _refuse_unsuitable(name: str, array: Any) -> None:
         raise TypeError(f"{name} is a masked array: fill it with {name}.filled(...) or take the rows that are whole")
     if isinstance(array, np.matrix):
         raise TypeError(f"{name} is a numpy.matrix, which has no batch axes: convert it with numpy.asarray")
-    if not array_api_compat.is_array_api_obj(array):
+    known = type(array).__module__.partition(".")[0] in KNOWN and hasattr(array, "dtype")
+    if not known and not array_api_compat.is_array_api_obj(array):
         hint = "; convert it with .to_numpy()" if hasattr(array, "to_numpy") else ""
         raise TypeError(f"{name} is a {kind}: expected an array of real numbers, a number or a list{hint}")
     if "torch" in kind and "strided" not in str(array.layout):
         raise TypeError(f"{name} is a {array.layout} tensor: convert it with .to_dense()")
-    if array_api_compat.is_pydata_sparse_array(array):
-        raise TypeError(f"{name} is a sparse array: convert it with .todense()")
     xp = namespace(array)
     dtype = name_of_dtype(array.dtype)
     if isinstance(array, np.ndarray) and array.dtype.kind not in "fiu":
-        hints = {"c": "take .real if it is real", "b": "convert it with .astype(float)", "O": "convert it with .astype(float)"}
+        hints = {
+            "c": "take .real if it is real",
+            "b": "convert it with .astype(float)",
+            "O": "convert it with .astype(float)",
+        }
         raise TypeError(
             f"{name} has dtype {dtype}: expected real numbers; "
             + hints.get(array.dtype.kind, "convert it to float32 or float64 first")
@@ -140,53 +162,48 @@ def _refuse_unsuitable(name: str, array: Any) -> None:
 
 
 def is_lazy(array: Array) -> bool:
-    """Whether the array has no values yet: Dask."""
-    return bool(array_api_compat.is_dask_array(array))
-
-
-def can_be_read(array: Array) -> bool:
-    """Whether values can be looked at without a copy from a device: eager, on the CPU, under no transformation."""
-    if array_api_compat.is_numpy_array(array):
-        return True
-    if array_api_compat.is_torch_array(array):
-        return _torch_can_be_read(array)
-    if array_api_compat.is_jax_array(array):
-        import jax
-
-        return not isinstance(array, jax.core.Tracer) and all(d.platform == "cpu" for d in array.devices())
-    return array_api_compat.is_array_api_strict_namespace(namespace(array))
+    """Whether the array is a recipe for values: Dask."""
+    return library_of(array) == "dask"
 
 
 def is_traced(array: Array) -> bool:
-    """Whether the array stands for values that do not exist yet, so that nobody can look at them."""
-    if array_api_compat.is_torch_array(array):
-        return array.device.type == "meta" or not _torch_is_eager(array)
-    if array_api_compat.is_jax_array(array):
+    """Whether the array has no values to look at yet: lazy, or under a transformation."""
+    name = library_of(array)
+    if name == "torch":
+        return not _torch_is_eager(array)
+    if name == "jax":
         import jax
 
         return isinstance(array, jax.core.Tracer)
-    return is_lazy(array)
+    return name == "dask"
 
 
-def _torch_can_be_read(tensor: Array) -> bool:
-    return bool(tensor.device.type == "cpu" and _torch_is_eager(tensor))
+def can_be_read(array: Array) -> bool:
+    """Whether values can be looked at without a copy from a device: eager and on the CPU."""
+    name = library_of(array)
+    if is_traced(array) or name == "cupy":
+        return False
+    if name == "jax":
+        return all(device.platform == "cpu" for device in array.devices())
+    return name != "torch" or array.device.type == "cpu"
 
 
 def _torch_is_eager(tensor: Array) -> bool:
     import torch
 
-    if torch.compiler.is_compiling() or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+    if torch.compiler.is_compiling() or tensor.device.type == "meta":
         return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     """NumPy copy of an array, for a look at its values after something went wrong."""
-    if array_api_compat.is_torch_array(array):
+    if library_of(array) == "torch":
         array = array.detach().cpu()
         if "bfloat16" in str(array.dtype):
             array = array.float()
-    if array_api_compat.is_cupy_array(array):
+    if library_of(array) == "cupy":
         array = array.get()
     return np.asarray(array)
 

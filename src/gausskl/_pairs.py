@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _dense, _formulas
+from ._gradients import Formula
 from ._linalg import below_mask, cholesky, total, transpose
 from ._low_rank import low_rank
 from ._namespace import device_of
@@ -56,9 +57,9 @@ def _same(x: Array, *, xp: Any) -> Array:
     return x
 
 
-AS_STD = {"std": _same, "var": _formulas.root}
-AS_LOG_STD = {"log_std": _same, "log_var": lambda x, *, xp: 0.5 * x}
-AS_VAR = {
+AS_STD: dict[str, Formula] = {"std": _same, "var": _formulas.root}
+AS_LOG_STD: dict[str, Formula] = {"log_std": _same, "log_var": lambda x, *, xp: 0.5 * x}
+AS_VAR: dict[str, Formula] = {
     "std": lambda x, *, xp: xp.where(x > 0, x * x, xp.nan),
     "var": _same,
     "log_std": lambda x, *, xp: xp.exp(2 * x),
@@ -73,9 +74,13 @@ def _converted(terms: Any, convert_p: Any, convert_q: Any) -> Any:
     return formula
 
 
-DIAGONAL = {
+DIAGONAL: dict[tuple[str, str], Formula] = {
     **{(p, q): _converted(_formulas.std_terms, AS_STD[p], AS_STD[q]) for p in AS_STD for q in AS_STD},
-    **{(p, q): _converted(_formulas.log_std_terms, AS_LOG_STD[p], AS_LOG_STD[q]) for p in AS_LOG_STD for q in AS_LOG_STD},
+    **{
+        (p, q): _converted(_formulas.log_std_terms, AS_LOG_STD[p], AS_LOG_STD[q])
+        for p in AS_LOG_STD
+        for q in AS_LOG_STD
+    },
     **{(p, q): _converted(_formulas.std_log_std_terms, AS_STD[p], AS_LOG_STD[q]) for p in AS_STD for q in AS_LOG_STD},
     **{(p, q): _converted(_formulas.log_std_std_terms, AS_LOG_STD[p], AS_STD[q]) for p in AS_LOG_STD for q in AS_STD},
     ("var", "var"): _formulas.var_terms,

@@ -93,7 +93,7 @@ def kl_divergence(
         Return the contribution of each dimension, shape ``(..., d)``. Both Gaussians must be diagonal.
     validate : bool, optional
         By default, arrays on the CPU whose values can be read are looked at again if the result holds a number that
-        is not finite. ``False``: never, and a bad element is NaN or inf, as are its gradients. ``True``: on a GPU as well.
+        is not finite. ``False``: never; a bad element is NaN or inf, as are its gradients. ``True``: on a GPU as well.
     path : {"auto", "generic"}, default "auto"
         Which implementation runs; see :func:`plan`.
 
@@ -239,7 +239,8 @@ class _Pair:
 
 def _standard_normal(p: Gaussian) -> Gaussian:
     """N(0, I) in the parametrisation of a diagonal p, so that neither side is converted."""
-    spread = {p.keyword: 0.0 if "log" in p.keyword else 1.0} if p.structure == "diagonal" else {"std": 1.0}
+    keyword = p.keyword if p.structure == "diagonal" else "std"
+    spread: dict[str, Any] = {keyword: 0.0 if "log" in keyword else 1.0}
     xp = _namespace.namespace(p.mean)
     zero = xp.zeros(p.event_size, dtype=p.mean.dtype, device=_namespace.device_of(p.mean, xp=xp))
     return Gaussian(zero, **spread)

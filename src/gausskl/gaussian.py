@@ -136,5 +136,5 @@ class Gaussian:
         return STRUCTURE[self.keyword]
 
     def __repr__(self) -> str:
-        library, dtype = _namespace.name_of(self.mean), _namespace.name_of_dtype(self.mean.dtype)
+        library, dtype = _namespace.library_of(self.mean), _namespace.name_of_dtype(self.mean.dtype)
         return f"Gaussian({library} {dtype}, batch={self.batch_shape}, d={self.event_size}, {self.keyword})"
