@@ -60,7 +60,7 @@ def _same(x: Array, *, xp: Any) -> Array:
 AS_STD: dict[str, Formula] = {"std": _same, "var": _formulas.root}
 AS_LOG_STD: dict[str, Formula] = {"log_std": _same, "log_var": lambda x, *, xp: 0.5 * x}
 AS_VAR: dict[str, Formula] = {
-    "std": lambda x, *, xp: xp.where(x > 0, x * x, xp.nan),
+    "std": lambda x, *, xp: x * x,
     "var": _same,
     "log_std": lambda x, *, xp: xp.exp(2 * x),
     "log_var": lambda x, *, xp: xp.exp(x),
@@ -101,6 +101,8 @@ def _ready(spread: Spread, arrays: list[Array], d: int, *, xp: Any) -> tuple[str
     if keyword in ("cov", "precision"):
         return keyword, [_dense.symmetric(arrays[0], xp=xp)]
     *factor, diagonal = arrays
+    if keyword not in AS_LOG_STD:
+        diagonal = _dense.positive(diagonal, xp=xp)
     return keyword, [*factor, xp.broadcast_to(diagonal, (*diagonal.shape[:-1], d))]
 
 
