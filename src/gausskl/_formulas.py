@@ -132,8 +132,8 @@ def root(var: Array, *, xp: Any) -> Array:
 
 
 def _reach(dtype: Any, *, xp: Any) -> float:
-    """Size of a logarithm whose exponential, times a sum of many, is still well inside the range of ``dtype``."""
-    return -0.8 * math.log(float(xp.finfo(dtype).smallest_normal))
+    """Size of a logarithm whose exponential, of either sign, is a normal number of ``dtype``."""
+    return -0.98 * math.log(float(xp.finfo(dtype).smallest_normal))
 
 
 def _within(log: Array, *, xp: Any) -> Array:
