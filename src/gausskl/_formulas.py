@@ -23,11 +23,15 @@ Array = Any
 # The scalar functions.
 
 
-def _excess(x: Array, *, xp: Any) -> Array:
-    """x - log1p(x) for -2/3 <= x <= 2, from log1p(x) = 2 atanh(r) with r = x / (2 + x)."""
-    r = x / (2 + x)
+def _from_ratio(x: Array, r: Array, *, xp: Any) -> Array:
+    """x - log1p(x) from x and r = x / (2 + x), |r| <= 1/2, by log1p(x) = 2 atanh(r)."""
     y = r * r
     return r * (x - 2 * y * polynomial(ATANH_TAIL, y, xp=xp))
+
+
+def _excess(x: Array, *, xp: Any) -> Array:
+    """x - log1p(x) for -2/3 <= x <= 2."""
+    return _from_ratio(x, x / (2 + x), xp=xp)
 
 
 def _excess_gradient(x: Array, *, xp: Any) -> tuple[Array]:
@@ -39,14 +43,17 @@ excess = with_gradient(_excess_gradient)(_excess)
 
 def gap(a: Array, b: Array, *, xp: Any) -> Array:
     """G(a, b) = a/b - 1 - log(a/b) for positive a and b; exactly 0 for a = b, infinite only on overflow."""
-    x = (a - b) / b
+    difference, both = a - b, a + b
+    x = difference / b
     near = (x >= -2 / 3) & (x <= 2)
+    small = xp.where(near, x, 0.0)
+    r = xp.where(near & (both < xp.inf), difference / both, small / (2 + small))
     quotient = a / b
     ordinary = (quotient >= xp.finfo(a.dtype).smallest_normal) & (quotient < xp.inf) & ~near
     far = (quotient - 1) - xp.log(xp.where(ordinary, quotient, 1.0))
     apart = near | ordinary
     extreme = x - (xp.log(xp.where(apart, 1.0, a)) - xp.log(xp.where(apart, 1.0, b)))
-    return xp.where(near, _excess(xp.where(near, x, 0.0), xp=xp), xp.where(ordinary, far, extreme))
+    return xp.where(near, _from_ratio(small, r, xp=xp), xp.where(ordinary, far, extreme))
 
 
 def expm1_gap(t: Array, *, xp: Any) -> Array:
