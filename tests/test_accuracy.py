@@ -82,7 +82,10 @@ def isotropic(keyword, dtype):
         (name, *(g | {keyword: g[keyword][0, 0]} for g in pair)) for name, *pair in regime if name not in SUBNORMAL
     )
     cases = [case(name, p, q, 6.0) for name, p, q in scalars]
-    return [c for c in cases if max(c.want) < float(np.finfo(dtype).max)]
+    info = np.finfo(dtype)
+    # Where a dimension's contribution is subnormal, a library that flushes it is excused.
+    normal = [c for c in cases if not 0 < np.min(reference.kl_per_dim(c.p, c.q)) < float(info.smallest_normal)]
+    return [c for c in normal if max(c.want) < float(info.max)]
 
 
 @every_dtype
@@ -154,7 +157,9 @@ def test_conversion_costs_no_more_than_rounding_a_spread(xp, keyword_p, keyword_
 
 @every_dtype
 def test_std_against_its_square_is_exactly_0(xp, dtype):
-    std = np.random.default_rng(0).lognormal(0, 5, (50, 8)).astype(dtype)
+    """Numbers of 12 bits, whose squares are exact in either dtype."""
+    std = np.ldexp(np.arange(2049, 2449, dtype=dtype), np.random.default_rng(0).integers(-30, 20, 400)).reshape(50, 8)
+    assert (std.astype(np.float64) ** 2 == std * std).all()
     p, q = {"mean": 0 * std, "std": std}, {"mean": 0 * std, "var": std * std}
     assert (divergence(xp, p, q) == 0).all()
     assert (divergence(xp, q, p) == 0).all()
@@ -168,7 +173,7 @@ def test_halved_logarithms_are_exact(xp, dtype):
     assert (divergence(xp, q, p) == 0).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+@every_dtype
 @pytest.mark.parametrize("other", ["std", "var"])
 @pytest.mark.parametrize(("logarithm", "value"), [("log_var", -2000.0), ("log_std", -1000.0)])
 def test_logarithms_beyond_the_range_of_exp(xp, logarithm, value, other, dtype):
@@ -177,3 +182,14 @@ def test_logarithms_beyond_the_range_of_exp(xp, logarithm, value, other, dtype):
     p, q = {"mean": mean, logarithm: np.full(1, value, dtype)}, {"mean": mean, other: np.ones(1, dtype)}
     np.testing.assert_array_equal(divergence(xp, p, q), dtype(999.5))
     np.testing.assert_array_equal(divergence(xp, q, p), dtype(np.inf))
+
+
+@every_dtype
+@pytest.mark.parametrize("keyword", ["log_std", "log_var"])
+@pytest.mark.parametrize("value", [-1e4, 1e4])
+def test_logarithms_beyond_the_range_of_exp_on_both_sides(xp, keyword, value, dtype):
+    p = {"mean": np.ones(1, dtype), keyword: np.full(1, value, dtype)}
+    q = p | {keyword: p[keyword] + dtype(2.0)}
+    t = 4.0 if keyword == "log_std" else 2.0
+    assert divergence(xp, p, p) == 0
+    np.testing.assert_allclose(divergence(xp, p, q), (np.expm1(-t) + t) / 2, rtol=4 * np.finfo(dtype).eps)

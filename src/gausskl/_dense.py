@@ -124,11 +124,14 @@ def _factor_where(wanted: Array, side: Side, *, xp: Any) -> Array:
 
 
 def _slices(x: Array, terms: int, *, xp: Any) -> list[Array]:
-    """Split ``x`` row by row into parts so short that sums of ``terms`` products of two parts are exact."""
+    """Split ``x`` row by row into parts so short that sums of ``terms`` products of two parts are exact.
+
+    Together the parts hold twice the digits of the dtype, counted from the largest entry of a row.
+    """
     digits = {64: 53, 32: 24}[xp.finfo(x.dtype).bits]
     width = (digits - math.ceil(math.log2(terms))) // 2 - 1
     parts = []
-    for _ in range(math.ceil(digits / width)):
+    for _ in range(math.ceil(2 * digits / width)):
         largest = xp.max(xp.abs(x), axis=-1, keepdims=True)
         shift = largest * (1.5 * 2.0 ** (digits - width))
         part = (x + shift) - shift
@@ -138,39 +141,40 @@ def _slices(x: Array, terms: int, *, xp: Any) -> list[Array]:
 
 
 def minus_product(cov: Array, factor: Array, *, xp: Any) -> Array:
-    """cov - factor @ factor^T, with the products exact to about twice the precision of the dtype."""
+    """cov - factor @ factor^T, the large products first, to about twice the precision of the dtype."""
     parts = _slices(factor, factor.shape[-1], xp=xp)
-    for level in range(len(parts) + 1):
-        for first in range(level + 1):
-            if first < len(parts) and level - first < len(parts):
-                cov = cov - matmul(parts[first], transpose(parts[level - first], xp=xp), xp=xp)
+    for level in range(len(parts)):
+        for first in range(level // 2 + 1):
+            product = matmul(parts[first], transpose(parts[level - first], xp=xp), xp=xp)
+            cov = cov - product
+            if level > 2 * first:
+                cov = cov - transpose(product, xp=xp)
     return cov
 
 
-def _minus_diagonal(cov: Array, *parts: Array, xp: Any) -> Array:
-    diagonal = xp.linalg.diagonal(cov)
-    for part in parts:
-        diagonal = diagonal - part
-    return xp.where(eye_mask(cov.shape[-1], cov, xp=xp), diagonal[..., None], cov)
-
-
 def minus_std(cov: Array, std: Array, *, xp: Any) -> Array:
-    """cov - diag(std^2), with the squares exact."""
-    high, middle, low = _slices(std[..., None], 1, xp=xp)[:3]
-    high, middle, low = high[..., 0], middle[..., 0], low[..., 0]
-    return _minus_diagonal(cov, high * high, 2 * high * middle, middle * middle + 2 * high * low, xp=xp)
+    """cov - diag(std^2), with exact squares: on the diagonal, products of matrices of one number."""
+    diagonal = minus_product(xp.linalg.diagonal(cov)[..., None, None], std[..., None, None], xp=xp)
+    return _with_diagonal(cov, diagonal[..., 0, 0], xp=xp)
+
+
+def minus_var(cov: Array, var: Array, *, xp: Any) -> Array:
+    """cov - diag(var)."""
+    return _with_diagonal(cov, xp.linalg.diagonal(cov) - var, xp=xp)
+
+
+def _with_diagonal(matrix: Array, diagonal: Array, *, xp: Any) -> Array:
+    return xp.where(eye_mask(matrix.shape[-1], matrix, xp=xp), diagonal[..., None], matrix)
 
 
 MINUS: dict[str, Callable[..., Array]] = {
     "cov": lambda cov, other, *, xp: cov - other,
     "tril": minus_product,
     "std": minus_std,
-    "var": lambda cov, var, *, xp: _minus_diagonal(cov, var, xp=xp),
-    "log_std": lambda cov, log_std, *, xp: _minus_diagonal(cov, xp.exp(2 * log_std), xp=xp),
-    "log_var": lambda cov, log_var, *, xp: _minus_diagonal(cov, xp.exp(log_var), xp=xp),
-    "low_rank": lambda cov, factor, diagonal, *, xp: minus_product(
-        _minus_diagonal(cov, diagonal, xp=xp), factor, xp=xp
-    ),
+    "var": minus_var,
+    "log_std": lambda cov, log_std, *, xp: minus_var(cov, xp.exp(2 * log_std), xp=xp),
+    "log_var": lambda cov, log_var, *, xp: minus_var(cov, xp.exp(log_var), xp=xp),
+    "low_rank": lambda cov, factor, diagonal, *, xp: minus_product(minus_var(cov, diagonal, xp=xp), factor, xp=xp),
 }
 
 
@@ -211,7 +215,7 @@ def lower_factor(factor: Array, *, xp: Any) -> Array:
     above = transpose(below_mask(factor.shape[-1], factor, xp=xp), xp=xp)
     valid = ~xp.any(above & (factor != 0), axis=(-2, -1))
     sign = 1 - 2 * xp.astype(xp.linalg.diagonal(factor) < 0, factor.dtype)
-    return _nan_unless(valid[..., None, None], factor * sign[..., None, :], xp=xp)
+    return _nan_unless(valid[..., None, None], xp.where(above, 0.0, factor) * sign[..., None, :], xp=xp)
 
 
 def positive(spread: Array, *, xp: Any) -> Array:
@@ -233,4 +237,4 @@ def factor_of_precision(precision: Array, *, xp: Any) -> Array:
 
 def covariance_of_low_rank(factor: Array, diagonal: Array, *, xp: Any) -> Array:
     """factor @ factor^T + diag(diagonal)."""
-    return _minus_diagonal(matmul(factor, transpose(factor, xp=xp), xp=xp), -diagonal, xp=xp)
+    return minus_var(matmul(factor, transpose(factor, xp=xp), xp=xp), -diagonal, xp=xp)

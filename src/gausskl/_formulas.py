@@ -150,9 +150,12 @@ def _within(log: Array, *, xp: Any) -> Array:
 
 
 def _over_exp(delta: Array, log: Array, *, xp: Any) -> Array:
-    """delta * exp(-log), in two steps where one exponential would leave the range of the dtype."""
+    """delta * exp(-log), in two steps where one exponential would leave the range of the dtype.
+
+    Further out than two steps go, any delta but 0 over- or underflows when it is squared.
+    """
     first = _within(log, xp=xp)
-    return (delta * xp.exp(-first)) * xp.exp(first - log)
+    return (delta * xp.exp(-first)) * xp.exp(-_within(log - first, xp=xp))
 
 
 def _log_ratio(log_p: Array, log_q: Array) -> tuple[Array, Array]:

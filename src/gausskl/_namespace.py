@@ -104,21 +104,19 @@ def computing_dtype(xp: Any, dtype: Any) -> Any:
 
 def one_library(arrays: dict[str, Array]) -> None:
     """Refuse arrays of two libraries or on two devices, by name."""
-    first, *others = arrays.items() or [(None, None)]
-    for name, array in others:
-        a, b = library_of(first[1]), library_of(array)
+    names = list(arrays)
+    for first, name in zip(names, names[1:], strict=False):
+        a, b = library_of(arrays[first]), library_of(arrays[name])
         if a != b:
             raise TypeError(
-                f"{first[0]} is an array of {a} and {name} one of {b}: all arrays of a call must come from one "
-                f"library, so convert one of them first"
+                f"{first} is an array of {a} and {name} one of {b}: all arrays of a call must come from one library, "
+                f"so convert one of them first"
             )
-        if a not in ("jax", "dask"):
-            here, there = first[1].device, array.device
-            if here != there:
-                raise ValueError(
-                    f"{first[0]} is on {here} and {name} on {there}: all arrays of a call must be on one device, so "
-                    f"move one of them first"
-                )
+        if a not in ("jax", "dask") and arrays[first].device != arrays[name].device:
+            raise ValueError(
+                f"{first} is on {arrays[first].device} and {name} on {arrays[name].device}: all arrays of a call must "
+                f"be on one device, so move one of them first"
+            )
 
 
 def _is_plain(value: Any) -> bool:

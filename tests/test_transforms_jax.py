@@ -1,0 +1,128 @@
+"""Every transform of JAX gives what the plain call gives, for every pair of structures."""
+
+import itertools
+
+import numpy as np
+import pytest
+from cases import STRUCTURES, side
+from conftest import NAMESPACES
+from differentiation import divergence_of
+
+from helpers import Backend
+
+if Backend.JAX not in NAMESPACES:
+    pytest.skip("JAX is not under test", allow_module_level=True)
+
+import jax
+import jax.numpy as jnp
+
+PAIRS = [
+    *((name, name) for name in STRUCTURES),
+    ("std", "log_var"),
+    ("var", "cov"),
+    ("cov", "scale_tril"),
+    ("precision", "std"),
+    ("low_rank", "cov"),
+    ("log_std", "low_rank"),
+]
+every_pair = pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+# Second derivatives take JAX long to trace.
+some_pairs = pytest.mark.parametrize(
+    "pair",
+    [("std", "std"), ("log_var", "log_var"), ("std", "log_var"), ("scale_tril", "scale_tril"), ("cov", "std")],
+    ids="-".join,
+)
+
+
+def example(pair, d=3):
+    """A function of unconstrained arrays, and arrays for it, p and q apart by an ordinary distance."""
+    p, q = side(pair[0], d=d), side(pair[1], d=d, seed=1)
+    names = [(which, name) for which, g in enumerate((p, q)) for name in g if name != "packing"]
+
+    def function(arrays):
+        return divergence_of(names, list(map(_valid, names, arrays)), p, q)
+
+    return function, [jnp.asarray(np.array((p, q)[which][name])) for which, name in names]
+
+
+def _valid(name, array):
+    if name[1] in ("cov", "precision"):
+        return (array + array.mT) / 2
+    return jnp.tril(array) if name[1] == "scale_tril" else array
+
+
+def stacked(arrays):
+    """Three Gaussians each, a little apart."""
+    return [jnp.stack([array * (1 + 0.01 * k) for k in range(3)]) for array in arrays]
+
+
+def rows(arrays):
+    return [[array[k] for array in arrays] for k in range(3)]
+
+
+def close(got, want, factor=64):
+    got, want = (jax.tree.leaves(tree) for tree in (got, want))
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w, rtol=factor * 2.0**-52, atol=factor * 2.0**-52)
+
+
+@every_pair
+def test_jit(pair):
+    function, arrays = example(pair)
+    close(jax.jit(function)(arrays), function(arrays))
+
+
+@every_pair
+def test_vmap(pair):
+    function, arrays = example(pair)
+    batch = stacked(arrays)
+    close(jax.vmap(function)(batch), jnp.stack([function(row) for row in rows(batch)]))
+
+
+@every_pair
+def test_jit_of_grad(pair):
+    function, arrays = example(pair)
+    close(jax.jit(jax.grad(function))(arrays), jax.grad(function)(arrays))
+
+
+@every_pair
+def test_vmap_of_grad(pair):
+    function, arrays = example(pair)
+    batch = stacked(arrays)
+    one_by_one = [jax.grad(function)(row) for row in rows(batch)]
+    want = [jnp.stack(parts) for parts in zip(*one_by_one, strict=True)]
+    close(jax.vmap(jax.grad(function))(batch), want)
+
+
+@every_pair
+def test_jvp_is_the_gradient_along_the_tangent(pair):
+    function, arrays = example(pair)
+    tangents = [jnp.cos(jnp.arange(float(a.size))).reshape(a.shape) for a in arrays]
+    value, tangent = jax.jvp(function, (arrays,), (tangents,))
+    close(value, function(arrays))
+    close(tangent, sum((g * t).sum() for g, t in zip(jax.grad(function)(arrays), tangents, strict=True)))
+
+
+@some_pairs
+def test_hessian_is_the_derivative_of_the_gradient(pair):
+    """Forward over reverse, reverse over reverse, and symmetric."""
+    function, arrays = example(pair, d=2)
+    hessian = jax.hessian(function)(arrays)
+    close(hessian, jax.jacrev(jax.grad(function))(arrays), factor=1024)
+    for i, j in itertools.combinations(range(len(arrays)), 2):
+        axes = (*range(arrays[j].ndim, arrays[i].ndim + arrays[j].ndim), *range(arrays[j].ndim))
+        close(hessian[i][j], jnp.transpose(hessian[j][i], axes), factor=1024)
+
+
+@every_pair
+def test_grad_is_the_slope(pair):
+    """Against central differences, which are right to eight digits or so."""
+    function, arrays = example(pair)
+    tangents = [jnp.cos(jnp.arange(float(a.size))).reshape(a.shape) for a in arrays]
+
+    def along(step):
+        return function([a + step * t for a, t in zip(arrays, tangents, strict=True)])
+
+    slope = (along(1e-5) - along(-1e-5)) / 2e-5
+    grad = sum((g * t).sum() for g, t in zip(jax.grad(function)(arrays), tangents, strict=True))
+    np.testing.assert_allclose(grad, slope, rtol=1e-6)
