@@ -15,9 +15,8 @@ import report
 
 sys.path.insert(0, str(report.TESTS))
 
-import reference  # noqa: E402
-
-import gausskl as gk  # noqa: E402
+import gausskl as gk
+import reference
 
 ROWS = 8
 

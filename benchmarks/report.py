@@ -1,6 +1,6 @@
 """What the benchmarks share: where a number was measured, and how a table gets into a page."""
 
-import datetime
+import datetime as dt
 import platform
 import re
 from importlib import metadata
@@ -22,7 +22,7 @@ LIBRARIES = {
 
 def today():
     """Date of the measurement in UTC."""
-    return datetime.datetime.now(datetime.UTC).date().isoformat()
+    return dt.datetime.now(dt.UTC).date().isoformat()
 
 
 def versions(*names):

@@ -14,11 +14,11 @@ import report
 
 sys.path.insert(0, str(report.TESTS))
 
-import reference  # noqa: E402
-import regimes  # noqa: E402
-from helpers import Backend, make, to_numpy  # noqa: E402
+import regimes
 
-import gausskl as gk  # noqa: E402
+import gausskl as gk
+import reference
+from helpers import Backend, make, to_numpy
 
 DTYPES = (np.float64, np.float32)
 UNITS = {
@@ -33,7 +33,7 @@ GROUPS = {
     "equal": "near or equal",
     "same": "means apart",
     "variance": "variance ratios",
-    "unrelated,": "unrelated",
+    "unrelated": "unrelated",
     "moderate": "unrelated",
     "common": "unrelated",
     "identity": "unrelated",
@@ -55,7 +55,7 @@ def group(name, keyword):
         return "subnormal scales" if "subnormal" in name else "tiny and huge scales"
     if "near" in name and keyword in ("scale_tril", "cov"):
         return f"near, {name.split(', ')[1]}" if ", " in name else "near or equal"
-    return GROUPS[name.split(" ")[0]]
+    return GROUPS[name.split()[0].rstrip(",")]
 
 
 def prepared(keyword, dtype):

@@ -41,9 +41,7 @@ TABLES = {
 def fit(function, interval, count):
     """Coefficients, the constant one first, of the polynomial through ``count`` Chebyshev nodes."""
     low, high = map(mp.mpf, interval)
-    nodes = [
-        (low + high + (high - low) * mp.cos(mp.pi * (2 * k + 1) / (2 * count))) / 2 for k in range(count)
-    ]
+    nodes = [(low + high + (high - low) * mp.cos(mp.pi * (2 * k + 1) / (2 * count))) / 2 for k in range(count)]
     powers = mp.matrix([[node**k for k in range(count)] for node in nodes])
     return list(mp.lu_solve(powers, mp.matrix([function(node) for node in nodes])))
 

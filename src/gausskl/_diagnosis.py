@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _namespace
+from ._pairs import packed_positions
 
 Array = Any
 
@@ -108,10 +109,7 @@ def _bad_pivot(matrix: Array) -> tuple[int, float]:
 
 
 def _diagonal_of_packed(length: int, packing: str) -> Array:
+    """Which entries of a packed vector are on the diagonal."""
     d = round((np.sqrt(8 * length + 1) - 1) / 2)
-    positions = np.arange(length)
-    rows = np.cumsum(np.arange(1, d + 1)) - 1
-    if packing == "tfp":
-        order = np.concatenate([positions[d:], positions[::-1]]).reshape(d, d)
-        rows = np.diagonal(order)
-    return np.isin(positions, rows)
+    index = np.arange(d)
+    return np.isin(np.arange(length), packed_positions(index, index, d, packing, xp=np))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import Any
 
 import array_api_compat
@@ -54,7 +55,8 @@ def device_of(array: Array, *, xp: Any) -> Any:
 
 def name_of_dtype(dtype: Any) -> str:
     """Name of a dtype, for a sentence: "float32"."""
-    return str(getattr(dtype, "name", dtype)).rpartition(".")[2]
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return str(name).rpartition(".")[2]
 
 
 def adopt(given: dict[str, Any]) -> tuple[dict[str, Array], bool]:
@@ -104,8 +106,7 @@ def computing_dtype(xp: Any, dtype: Any) -> Any:
 
 def one_library(arrays: dict[str, Array]) -> None:
     """Refuse arrays of two libraries or on two devices, by name."""
-    names = list(arrays)
-    for first, name in zip(names, names[1:], strict=False):
+    for first, name in itertools.pairwise(arrays):
         a, b = library_of(arrays[first]), library_of(arrays[name])
         if a != b:
             raise TypeError(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from . import _dense, _formulas
 from ._gradients import Formula
-from ._linalg import below_mask, cholesky, total, transpose
+from ._linalg import cholesky, total
 from ._low_rank import low_rank
 from ._namespace import device_of
 
@@ -145,19 +143,23 @@ def _side(kind: str, arrays: list[Array], *, xp: Any) -> _dense.Side:
     return _dense.Side("std", std)
 
 
+def packed_positions(row: Array, column: Array, d: int, packing: str | None, *, xp: Any) -> Array:
+    """Place in the packed vector of each entry on or below the diagonal; anything above it."""
+    if packing == "row":
+        return row * (row + 1) // 2 + column
+    length = d * (d + 1) // 2
+    place = row * d + column
+    return xp.where(place < length - d, place + d, 2 * length - d - 1 - place)
+
+
 def _unpack(packed: Array, d: int, packing: str | None, *, xp: Any) -> Array:
     """Lower triangular matrices from packed vectors, by one gather."""
-    index = np.zeros((d, d), dtype=np.int64)
-    lower = np.tril_indices(d)
-    if packing == "row":
-        index[lower] = np.arange(len(lower[0]))
-    else:
-        length = d * (d + 1) // 2
-        order = np.concatenate([np.arange(d, length), np.arange(length)[::-1]]).reshape(d, d)
-        index[lower] = order[lower]
-    gathered = xp.take(packed, xp.asarray(index.reshape(-1), device=device_of(packed, xp=xp)), axis=-1)
-    full = xp.reshape(gathered, (*packed.shape[:-1], d, d))
-    return xp.where(transpose(below_mask(d, packed, xp=xp), xp=xp), 0.0, full)
+    index = xp.arange(d, device=device_of(packed, xp=xp))
+    row, column = index[:, None], index[None, :]
+    lower = row >= column
+    positions = xp.where(lower, packed_positions(row, column, d, packing, xp=xp), 0)
+    gathered = xp.take(packed, xp.reshape(positions, (-1,)), axis=-1)
+    return xp.where(lower, xp.reshape(gathered, (*packed.shape[:-1], d, d)), 0.0)
 
 
 # Low rank: a diagonal is a low rank of nothing.
