@@ -5,11 +5,11 @@ import warnings
 
 import numpy as np
 import pytest
+from spreads import KEYWORDS, covariance, example, gaussian, restated
 
 import gausskl as gk
 from helpers import make
 from reference import packed_positions
-from spreads import KEYWORDS, covariance, example, gaussian, restated
 
 MEAN = np.zeros(3)
 ONES = np.ones(3)
@@ -55,9 +55,7 @@ def test_packing_must_be_known():
 
 
 def test_packing_belongs_to_packed_tril():
-    refused(
-        TypeError, "packing='row' says how packed_tril is packed; std takes no", MEAN, std=ONES, packing="row"
-    )
+    refused(TypeError, "packing='row' says how packed_tril is packed; std takes no", MEAN, std=ONES, packing="row")
 
 
 def test_a_low_rank_pair_is_a_pair():
@@ -90,9 +88,7 @@ def test_dimensions_do_not_broadcast(xp):
 
 def test_batches_of_p_and_q_must_broadcast(xp):
     p, q = gaussian(xp, example("std", (4,))), gaussian(xp, example("cov", (5,)))
-    text = (
-        "the batch of p has shape (4,) and the batch of q (5,): they do not broadcast;...mean[:, None, :]"
-    )
+    text = "the batch of p has shape (4,) and the batch of q (5,): they do not broadcast;...mean[:, None, :]"
     with pytest.raises(ValueError, match=sentence(text)):
         gk.kl_divergence(p, q)
 
@@ -160,9 +156,7 @@ def test_unknown_chunks(axis):
 def test_two_libraries():
     torch = pytest.importorskip("torch")
     tensor = torch.zeros(3)
-    refused(
-        TypeError, "mean is an array of numpy and std one of torch: all arrays of a call", MEAN, std=tensor
-    )
+    refused(TypeError, "mean is an array of numpy and std one of torch: all arrays of a call", MEAN, std=tensor)
     p, q = gk.Gaussian(MEAN, std=ONES), gk.Gaussian(tensor, std=1.0)
     text = "the mean of p is an array of numpy and the mean of q one of torch: ...convert one of them"
     with pytest.raises(TypeError, match=sentence(text)):
@@ -172,13 +166,9 @@ def test_two_libraries():
 def test_two_devices():
     torch = pytest.importorskip("torch")
     here, there = torch.zeros(3), torch.ones(3, device="meta")
-    refused(
-        ValueError, "mean is on cpu and std on meta: all arrays of a call must be on one", here, std=there
-    )
+    refused(ValueError, "mean is on cpu and std on meta: all arrays of a call must be on one", here, std=there)
     p, q = gk.Gaussian(here, std=1.0), gk.Gaussian(there, std=1.0)
-    with pytest.raises(
-        ValueError, match=sentence("the mean of p is on cpu and the mean of q on meta: ...move")
-    ):
+    with pytest.raises(ValueError, match=sentence("the mean of p is on cpu and the mean of q on meta: ...move")):
         gk.kl_divergence(p, q)
 
 
@@ -313,7 +303,13 @@ def bad_values():
     for value in (NAN, INF):
         yield "scale_tril", "scale_tril", (1, 2, 0), value, f"[1, 2, 0] = {value}: a scale_tril must be finite"
         yield "scale_tril", "scale_tril", (1, 2, 2), value, f"[1, 2, 2] = {value}: a scale_tril must be finite"
-    yield "scale_tril", "scale_tril", (1, 2, 2), 0.0, "[1, 2, 2] = 0.0: a 0 on the diagonal makes the covariance singular"
+    yield (
+        "scale_tril",
+        "scale_tril",
+        (1, 2, 2),
+        0.0,
+        "[1, 2, 2] = 0.0: a 0 on the diagonal makes the covariance singular",
+    )
     yield "scale_tril", "scale_tril", (1, 0, 2), 0.5, "[1, 0, 2] = 0.5: nothing may stand above the diagonal"
     for name in ("row", "tfp"):
         row, column = packed_positions(3, name)
@@ -323,7 +319,9 @@ def bad_values():
         for value in (NAN, INF):
             yield name, "packed_tril", (1, 4), value, f"[1, 4] = {value}: a packed_tril must be finite"
     for value in (0.0, -0.01, NAN, INF):
-        hint = "the diagonal added to a covariance of low rank must be > 0" if value <= 0 else "a cov_diag must be finite"
+        hint = (
+            "the diagonal added to a covariance of low rank must be > 0" if value <= 0 else "a cov_diag must be finite"
+        )
         yield "low rank", "cov_diag", (1, 2), value, f"[1, 2] = {value}: {hint}"
     for value in (NAN, INF):
         yield "low rank", "cov_factor", (1, 2, 0), value, f"[1, 2, 0] = {value}: a cov_factor must be finite"
@@ -433,16 +431,23 @@ def test_singular_matrices_are_not_positive_definite(cov):
 
 
 def test_out_of_reach_of_the_dtype():
-    """Each [[F(n-1), F(n)], [F(n), F(n+1)]] has determinant 1, and in float32 nothing of it is left."""
-    fibonacci = [1, 1]
-    while fibonacci[-1] < 2**24:
-        fibonacci.append(fibonacci[-1] + fibonacci[-2])
-    triples = [fibonacci[n - 1 : n + 2] for n in range(21, 35, 2)]
-    cov = np.array([[[a, b], [b, c]] for a, b, c in triples], dtype=np.float32)
-    p = gk.Gaussian(np.zeros(2, dtype=np.float32), cov=cov)
+    """The last pivots are positive, but below the rounding of float32: about half of them are lost."""
+    torch = pytest.importorskip("torch")
+    a, b = np.random.default_rng(0).uniform(1, 2, (2, 50)).astype(np.float32)
+    c = np.nextafter((b.astype(float) ** 2 / a).astype(np.float32), np.float32(9))
+    cov = torch.asarray(np.stack([a, b, b, c], axis=-1).reshape(50, 2, 2))
     text = "the divergence[...] cannot be computed in float32, though no single value is bad: ...use float64"
     with pytest.raises(ValueError, match=sentence(text)):
-        gk.kl_divergence(p)
+        gk.kl_divergence(gk.Gaussian(torch.zeros(2), cov=cov))
+
+
+def test_a_matrix_that_only_rounding_spoils_is_not_called_indefinite():
+    """Exactly positive definite, and out of reach of float64: no positive pivot may be called bad."""
+    a, b = np.random.default_rng(0).uniform(1, 2, (2, 50))
+    cov = np.stack([a, b, b, np.nextafter(b**2 / a, 9)], axis=-1).reshape(50, 2, 2)
+    with pytest.raises(ValueError, match=r"^p: cov|^the divergence") as caught:
+        gk.kl_divergence(gk.Gaussian(np.zeros(2), cov=cov))
+    assert not re.search(r"pivot 1 = \d", str(caught.value)) or "not positive definite;" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["row by row", "mean"])

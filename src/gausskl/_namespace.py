@@ -125,6 +125,8 @@ def _is_plain(value: Any) -> bool:
 
 
 def _from_plain(name: str, value: Any, xp: Any, dtype: Any, device: Any) -> Array:
+    if type(value) in (int, float):
+        return xp.asarray(value, dtype=dtype, device=device)
     try:
         numbers = np.asarray(value)
     except (ValueError, TypeError) as error:
