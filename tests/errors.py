@@ -62,6 +62,4 @@ def _cond(factor):
 
 def _over_stacks(function, matrix):
     with mp.workdps(60):
-        return np.vectorize(function, signature="(d,d)->()", otypes=[float])(
-            np.asarray(matrix, dtype=np.float64)
-        )[()]
+        return np.vectorize(function, signature="(d,d)->()", otypes=[float])(np.asarray(matrix, dtype=np.float64))[()]

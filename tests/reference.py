@@ -174,9 +174,7 @@ def _chain(g, by_cov):
     """From the derivative by the covariance (for a diagonal pair: by the variances) to that by the spread."""
     if _is_diagonal(g):
         name = _diagonal_name(g)
-        return {
-            name: (by_cov if by_cov.ndim == 1 else by_cov.diagonal()) * apply(VARIANCE_SLOPE[name], g[name])
-        }
+        return {name: (by_cov if by_cov.ndim == 1 else by_cov.diagonal()) * apply(VARIANCE_SLOPE[name], g[name])}
     if "cov" in g:
         return {"cov": by_cov}
     if "precision" in g:

@@ -92,9 +92,7 @@ class _Diagonal:
     def means_apart(self):
         for order in np.unique(np.linspace(-self.reach.far, self.reach.far, 7).round()) + 0.0:
             logs = self.logs()
-            apart = 10.0 ** (min(order, self.far) + logs - 0.2 + self.logs(0.2)) * _signs(
-                self.rng, self.shape
-            )
+            apart = 10.0 ** (min(order, self.far) + logs - 0.2 + self.logs(0.2)) * _signs(self.rng, self.shape)
             yield (
                 f"same spread, means 1e{order:+.0f} std apart",
                 self.side(apart, logs),

@@ -13,9 +13,7 @@ def test_ulp_error():
         want = [1, 1, 1 + step / 4, 2 - step / 2, mp.mpf(2) ** -1074 / 2, 0, 0, mp.mpf(10) ** 400, 1, 1]
     got = [1, 1 + 2.0**-52, 1, 2, 0, 0, 5e-324, np.inf, np.nan, np.inf]
     expected = [0, 1, 0.25, 0.5, 0.5, 0, np.inf, 0, np.inf, np.inf]
-    np.testing.assert_array_equal(
-        reference.ulp_error(got, np.array(want, dtype=object), np.float64), expected
-    )
+    np.testing.assert_array_equal(reference.ulp_error(got, np.array(want, dtype=object), np.float64), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

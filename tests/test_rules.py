@@ -414,11 +414,16 @@ def test_a_row_alone_or_in_a_batch_in_either_precision(module, a, b, d, dtype):
 
 
 @pytest.mark.parametrize(("a", "b"), MIXED)
-def test_a_broadcast_row_or_a_repeated_one(xp, a, b):
+def test_a_broadcast_row_or_a_repeated_one(xp, library, a, b):
+    """On JAX, XLA divides by a broadcast matrix in its own way, so dense pairs keep the value and not each bit."""
     p, q = example(a, (4,)), example(b, seed=1)
     repeated = {k: v if k == "packing" else np.stack([v] * 4) for k, v in q.items()}
     p = gaussian(xp, p)
-    assert bits(gk.kl_divergence(p, gaussian(xp, q))) == bits(gk.kl_divergence(p, gaussian(xp, repeated)))
+    shared, each = gk.kl_divergence(p, gaussian(xp, q)), gk.kl_divergence(p, gaussian(xp, repeated))
+    if library is Backend.JAX and not (a in DIAGONAL and b in DIAGONAL):
+        np.testing.assert_allclose(to_numpy(shared), to_numpy(each), rtol=1e-14)
+    else:
+        assert bits(shared) == bits(each)
 
 
 @pytest.mark.parametrize("index", [slice(2, 4), slice(None, None, 2)], ids=["rows", "every other row"])

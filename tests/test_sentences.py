@@ -136,7 +136,7 @@ def test_shapes_of_spreads(xp, name, shape, wanted):
 
 
 def test_a_matrix_for_std_is_pointed_to_cov():
-    text = "std has shape (3, 3), but mean has shape (2, 3)...a full matrix is given as cov= or scale_tril="
+    text = "the batch axes of mean (2, 3), std (3, 3) do not broadcast; a full matrix is given as cov= or scale_tril="
     with pytest.raises(ValueError, match=sentence(text)):
         gk.Gaussian(np.zeros((2, 3)), std=EYE)
 

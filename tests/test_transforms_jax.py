@@ -8,6 +8,7 @@ from cases import STRUCTURES, side
 from conftest import NAMESPACES
 from differentiation import divergence_of
 
+import gausskl as gk
 from helpers import Backend
 
 if Backend.JAX not in NAMESPACES:
@@ -126,3 +127,14 @@ def test_grad_is_the_slope(pair):
     slope = (along(1e-5) - along(-1e-5)) / 2e-5
     grad = sum((g * t).sum() for g, t in zip(jax.grad(function)(arrays), tangents, strict=True))
     np.testing.assert_allclose(grad, slope, rtol=1e-6)
+
+
+def test_jit_over_the_spread_alone():
+    """The mean is an ordinary array, and the result is not one."""
+    mean, std = jnp.zeros(3), jnp.full((4, 3), 2.0)
+
+    def function(s):
+        return gk.kl_divergence(gk.Gaussian(mean, std=s))
+
+    close(jax.jit(function)(std), function(std))
+    close(jax.vmap(function)(std), function(std))

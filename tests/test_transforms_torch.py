@@ -8,6 +8,7 @@ from cases import side
 from conftest import NAMESPACES
 from differentiation import divergence_of
 
+import gausskl as gk
 from helpers import Backend
 
 if Backend.TORCH not in NAMESPACES:
@@ -19,6 +20,7 @@ import torch
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`torch._prims_common.check` is deprecated:FutureWarning"),
 ]
 
 DIAGONAL = "std", "var", "log_std", "log_var"
@@ -135,3 +137,27 @@ def test_compile_fullgraph(pair):
     got, want = torch.compile(function, fullgraph=True)(*rows), function(*eager)
     close(got, want)
     close(torch.autograd.grad(got.sum(), rows), torch.autograd.grad(want.sum(), eager))
+
+
+@pytest.mark.parametrize("keyword", ["std", "log_var", "scale_tril", "row"])
+def test_compile_against_the_standard_normal(keyword):
+    """Numbers and constants are made inside the compiled function."""
+
+    def loss(*spread):
+        g = {**p, **dict(zip(names, spread, strict=True))}
+        return gk.kl_divergence(gk.Gaussian(**g)) + gk.kl_divergence(gk.Gaussian(g["mean"], std=0.5))
+
+    p = side(keyword, d=3)
+    names = [name for name in p if name != "packing"]
+    spread = leaves(torch.asarray(np.array(p[name])) for name in names)
+    close(torch.compile(loss, fullgraph=True)(*spread), loss(*spread))
+
+
+def test_vmap_over_the_spread_alone():
+    """The mean is an ordinary tensor, and the result is not one."""
+    mean, std = torch.zeros(3), torch.full((4, 3), 2.0)
+
+    def function(s):
+        return gk.kl_divergence(gk.Gaussian(mean, std=s))
+
+    close(torch.func.vmap(function)(std), function(std))

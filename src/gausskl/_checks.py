@@ -44,11 +44,16 @@ def event_size(mean: Array) -> int:
             "Gaussian, so write [m] for one dimension, or mean[..., None] for a batch of one-dimensional Gaussians"
         )
     size = mean.shape[-1]
-    if size != size or size is None:
-        raise ValueError("mean has an unknown number of dimensions: call compute_chunk_sizes() first")
     if not size:
         raise ValueError(f"mean has shape {shape(mean)}: a Gaussian needs at least one dimension on the last axis")
     return int(size)
+
+
+def known_shapes(arrays: dict[str, Array]) -> None:
+    """Refuse arrays whose shape is not known yet."""
+    for name, array in arrays.items():
+        if any(size is None or size != size for size in array.shape):
+            raise ValueError(f"{name} has an unknown shape {shape(array)}: call {name}.compute_chunk_sizes() first")
 
 
 def shape(array: Array) -> tuple[int, ...]:
@@ -84,7 +89,8 @@ def batch_shape(mean: Array, spread: dict[str, Array]) -> tuple[int, ...]:
         return tuple(np.broadcast_shapes(*batches))
     except ValueError:
         named = ", ".join(f"{name} {shape(array)}" for name, array in {"mean": mean, **spread}.items())
-        raise ValueError(f"the batch axes of {named} do not broadcast") from None
+        hints = "".join(_shape_hint(name, shape(array), d) for name, array in spread.items())
+        raise ValueError(f"the batch axes of {named} do not broadcast{hints}") from None
 
 
 def _shape_hint(name: str, has: tuple[int, ...], d: int) -> str:

@@ -11,7 +11,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ._formulas import excess, half_square, std_spread
-from ._linalg import below_mask, cholesky, eye_mask, matmul, solve_tril, total, total_of_matrix, transpose
+from ._linalg import (
+    below_mask,
+    cholesky,
+    eye_mask,
+    flat,
+    half_square_total,
+    matmul,
+    solve_tril,
+    total,
+    total_of_matrix,
+    transpose,
+)
 
 Array = Any
 
@@ -24,9 +35,8 @@ def tril_tril(factor_p: Array, factor_q: Array, *, xp: Any) -> Array:
     diagonal_p, diagonal_q = xp.linalg.diagonal(factor_p), xp.linalg.diagonal(factor_q)
     close = (diagonal_p <= 2 * diagonal_q) & (diagonal_q <= 2 * diagonal_p)
     difference = solve_tril(factor_q, factor_p - xp.where(close[..., None, :], factor_q, 0.0), xp=xp)
-    return _diagonal_part(diagonal_p, diagonal_q, xp=xp) + total_of_matrix(
-        _below(0.5 * difference * difference, xp=xp), xp=xp
-    )
+    below = half_square_total(flat(_below(difference, xp=xp), xp=xp), xp=xp)
+    return _diagonal_part(diagonal_p, diagonal_q, xp=xp) + below
 
 
 def tril_std(factor_p: Array, std_q: Array, *, xp: Any) -> Array:
@@ -41,7 +51,8 @@ def std_tril(std_p: Array, factor_q: Array, *, xp: Any) -> Array:
     eye = eye_mask(factor_q.shape[-1], factor_q, xp=xp)
     inverse = solve_tril(factor_q, xp.where(eye, diagonal_q[..., None], 0.0), xp=xp)
     columns = total(transpose(_below(inverse * inverse, xp=xp), xp=xp), xp=xp)
-    return _diagonal_part(std_p, diagonal_q, xp=xp) + total(half_square(std_p, diagonal_q, xp=xp) * columns, xp=xp)
+    off = xp.where(columns > 0, half_square(std_p, diagonal_q, xp=xp) * columns, columns)
+    return _diagonal_part(std_p, diagonal_q, xp=xp) + total(off, xp=xp)
 
 
 def std_std(std_p: Array, std_q: Array, *, xp: Any) -> Array:
@@ -186,13 +197,13 @@ def mahalanobis(delta: Array, q: Side, *, xp: Any) -> Array:
     if q.kind == "std":
         return total(half_square(delta, q.scale, xp=xp), xp=xp)
     z = solve_tril(q.scale, delta[..., None], xp=xp)[..., 0]
-    return total((0.5 * z) * z, xp=xp)
+    return half_square_total(z, xp=xp)
 
 
 def mahalanobis_of_precision(delta: Array, factor: Array, *, xp: Any) -> Array:
     """The same from the Cholesky factor R of q's precision matrix: z = R^T delta."""
     z = matmul(transpose(factor, xp=xp), delta[..., None], xp=xp)[..., 0]
-    return total((0.5 * z) * z, xp=xp)
+    return half_square_total(z, xp=xp)
 
 
 # What a user may give, made ready. What is not valid becomes NaN in its own element of the batch.

@@ -20,7 +20,7 @@ POSITIVE = {
 LOGARITHM = "a logarithm must be finite; exp(log_std) = 0 would be a std of 0"
 SYMMETRY = "a {name} must be symmetric; to drop a difference that you can explain, pass ({name} + {name}.T) / 2"
 DEFINITE = (
-    "the matrix is not positive definite; if it should be, add a small multiple of the identity to it yourself, or "
+    "the matrix is not positive definite{}; if it should be, add a small multiple of the identity to it yourself, or "
     "pass a factor as scale_tril"
 )
 
@@ -35,9 +35,10 @@ def judge(result: Array, p: Any, q: Any) -> None:
             raise ValueError(f"{side}: {complaint}")
     if np.isnan(values).any():
         where = _index(np.argwhere(np.isnan(values))[0])
+        better = "a factor as scale_tril" if values.dtype == np.float64 else "float64, or a factor as scale_tril"
         raise ValueError(
             f"the divergence{where} cannot be computed in {values.dtype}, though no single value is bad: the spreads "
-            "are too close to singular or too far apart for it; use float64, or a factor as scale_tril"
+            f"are too close to singular or too far apart for it; use {better}"
         )
 
 
@@ -94,7 +95,8 @@ def _indefinite(name: str, array: Array) -> Iterator[str]:
             np.linalg.cholesky(array[index].astype(np.float64))
         except np.linalg.LinAlgError:
             pivot, value = _bad_pivot(array[index].astype(np.float64))
-            yield f"{name}{_index(index)} has pivot {pivot} = {value}: {DEFINITE}"
+            close = " to the precision of float64" if value > 0 else ""
+            yield f"{name}{_index(index)} has pivot {pivot} = {value}: " + DEFINITE.format(close)
 
 
 def _bad_pivot(matrix: Array) -> tuple[int, float]:

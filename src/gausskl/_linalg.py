@@ -18,6 +18,8 @@ def matmul(a: Array, b: Array, *, xp: Any) -> Array:
     """Matrix product in the full precision of the dtype."""
     if library(xp) == "jax":
         return xp.matmul(a, b, precision="highest")
+    if library(xp) == "torch" and a.ndim == b.ndim == 2:
+        return xp.matmul(a[None, ...], b[None, ...])[0, ...]  # the routine for stacks, and so its bits
     return xp.matmul(a, b)
 
 
@@ -110,9 +112,35 @@ def transpose(x: Array, *, xp: Any) -> Array:
     return xp.matrix_transpose(x)
 
 
+def same_shape(*arrays: Array, xp: Any) -> list[Array]:
+    """The arrays as they are, except on JAX, where they are broadcast.
+
+    XLA turns division by a broadcast array into multiplication by a reciprocal, so that a row shared by a batch
+    would not give the bits that it gives alone.
+    """
+    return list(xp.broadcast_arrays(*arrays)) if library(xp) == "jax" else list(arrays)
+
+
+def half_square_total(z: Array, *, xp: Any) -> Array:
+    """Half the sum of squares over the last axis; infinite where an entry is, whatever came of the others."""
+    overflow = xp.any(xp.abs(z) == xp.inf, axis=-1)
+    return xp.where(overflow, xp.inf, total((0.5 * z) * z, xp=xp))
+
+
+def flat(x: Array, *, xp: Any) -> Array:
+    """The last two axes as one."""
+    return xp.reshape(x, (*x.shape[:-2], x.shape[-2] * x.shape[-1]))
+
+
+def beside(*matrices: Array, xp: Any) -> Array:
+    """The columns of several stacks of matrices side by side; batch axes broadcast."""
+    batch = np.broadcast_shapes(*(matrix.shape[:-2] for matrix in matrices))
+    return xp.concat([xp.broadcast_to(matrix, (*batch, *matrix.shape[-2:])) for matrix in matrices], axis=-1)
+
+
 def total_of_matrix(x: Array, *, xp: Any) -> Array:
     """Sum over the last two axes, by halves."""
-    return total(xp.reshape(x, (*x.shape[:-2], x.shape[-2] * x.shape[-1])), xp=xp)
+    return total(flat(x, xp=xp), xp=xp)
 
 
 def total(x: Array, *, xp: Any) -> Array:

@@ -17,12 +17,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ._dense import from_whitened
 from ._formulas import var_spread
 from ._gradients import with_gradient
-from ._linalg import cholesky, eye_mask, matmul, qr, solve_tril, total, total_of_matrix, transpose
+from ._linalg import beside, cholesky, eye_mask, matmul, qr, solve_tril, total, total_of_matrix, transpose
 
 Array = Any
 
@@ -39,6 +37,7 @@ def _spread(mean_p: Array, f_p: Array, c_p: Array, mean_q: Array, f_q: Array, c_
     delta = ((mean_p - mean_q) / root)[..., None]
     along, across = _split(basis, delta, xp=xp)
     mean_part = 0.5 * (_square(across, xp=xp) + _square(solve_tril(n, along, xp=xp), xp=xp))
+    mean_part = xp.where(xp.any(xp.abs(delta) == xp.inf, axis=(-2, -1)), xp.inf, mean_part)
 
     diagonal = var_spread(c_p, c_q, xp=xp)
     near, close = _near(x, basis, r, n, outside + matmul(basis, shrunk, xp=xp), diagonal, xp=xp)
@@ -50,12 +49,7 @@ def _near(
     x: Array, basis: Array, r: Array, n: Array, change: Array, diagonal: Array, *, xp: Any
 ) -> tuple[Array, Array]:
     """Whether p is near q, and the divergence if it is."""
-    shape = (*change.shape[:-1], basis.shape[-1])
-    batch = np.broadcast_shapes(shape[:-2], basis.shape[:-2], x.shape[:-1])
-    shared = xp.broadcast_to(basis, (*batch, *basis.shape[-2:]))
-    scaled = xp.broadcast_to(x[..., None] * basis, shared.shape)
-    moved = xp.broadcast_to(change, (*batch, *change.shape[-2:]))
-    v, _ = qr(xp.concat([shared, scaled, moved], axis=-1), xp=xp)
+    v, _ = qr(beside(basis, x[..., None] * basis, change, xp=xp), xp=xp)
     identity = xp.astype(eye_mask(v.shape[-1], v, xp=xp), v.dtype)
 
     inside, outside = _split(basis, v, xp=xp)
@@ -116,7 +110,8 @@ def _far(
     scaled = f_p / xp.sqrt(variance)[..., None]
     _, small = qr(scaled, xp=xp)
     log_det = _log_det(n, xp=xp) - _log_det(_factor_plus_identity(small, xp=xp), xp=xp)
-    return total(diagonal, xp=xp) + 0.5 * trace + log_det
+    whole = total(diagonal, xp=xp)
+    return xp.where(whole == xp.inf, whole, whole + 0.5 * trace + log_det)
 
 
 def _factor_plus_identity(r: Array, *, xp: Any) -> Array:

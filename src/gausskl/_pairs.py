@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from . import _dense, _formulas
 from ._gradients import Formula
-from ._linalg import cholesky, total
+from ._linalg import cholesky, same_shape, total
 from ._low_rank import low_rank
 from ._namespace import device_of
 
@@ -28,7 +28,7 @@ def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, xp: 
     mean_p, *spread_p = arrays[:size]
     mean_q, *spread_q = arrays[size:]
     if (p.keyword, q.keyword) in DIAGONAL:
-        terms = DIAGONAL[p.keyword, q.keyword](mean_p, *spread_p, mean_q, *spread_q, xp=xp)
+        terms = DIAGONAL[p.keyword, q.keyword](*same_shape(mean_p, *spread_p, mean_q, *spread_q, xp=xp), xp=xp)
         return terms if per_dim else total(terms, xp=xp)
     d = mean_p.shape[-1]
     side_p = _ready(p, spread_p, d, xp=xp)

@@ -240,7 +240,8 @@ def _standard_normal(p: Gaussian) -> Gaussian:
     keyword = p.keyword if p.structure == "diagonal" else "std"
     spread: dict[str, Any] = {keyword: 0.0 if "log" in keyword else 1.0}
     xp = _namespace.namespace(p.mean)
-    zero = xp.zeros(p.event_size, dtype=p.mean.dtype, device=_namespace.device_of(p.mean, xp=xp))
+    dtype = _namespace.floating_dtype(xp, (p.mean, *p.arrays))
+    zero = xp.zeros(p.event_size, dtype=dtype, device=_namespace.device_of(p.mean, xp=xp))
     return Gaussian(zero, **spread)
 
 

@@ -125,6 +125,7 @@ class Gaussian:
         self.keyword = _checks.one_spread(spread, packing)
         self.packing = packing
         arrays, self.untyped = _namespace.adopt({"mean": mean, **spread})
+        _checks.known_shapes(arrays)
         self.mean = arrays.pop("mean")
         self.arrays: tuple[Array, ...] = tuple(arrays.values())
         self.event_size = _checks.event_size(self.mean)
