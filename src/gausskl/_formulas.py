@@ -41,19 +41,31 @@ def _excess_gradient(x: Array, *, xp: Any) -> tuple[Array]:
 excess = with_gradient(_excess_gradient)(_excess)
 
 
+# Half of a power of two that brings every quotient of two positive numbers into the normal range.
+SHIFT = {64: 540, 32: 80}
+
+
 def gap(a: Array, b: Array, *, xp: Any) -> Array:
     """G(a, b) = a/b - 1 - log(a/b) for positive a and b; exactly 0 for a = b, infinite only on overflow."""
-    difference, both = a - b, a + b
-    x = difference / b
+    return _gap((a - b) / b, a, b, xp=xp)
+
+
+def _gap(x: Array, a: Array, b: Array, *, xp: Any) -> Array:
+    """G(a, b) with x = (a - b)/b at hand."""
+    info = xp.finfo(a.dtype)
     near = (x >= -2 / 3) & (x <= 2)
-    small = xp.where(near, x, 0.0)
-    r = xp.where(near & (both < xp.inf), difference / both, small / (2 + small))
+    both = a + b
+    fits = both < xp.inf
+    r = xp.where(fits, a - b, 0.5 * a - 0.5 * b) / xp.where(fits, both, 0.5 * a + 0.5 * b)
+    close = _from_ratio(xp.where(near, x, 0.0), xp.where(near, r, 0.0), xp=xp)
+
     quotient = a / b
-    ordinary = (quotient >= xp.finfo(a.dtype).smallest_normal) & (quotient < xp.inf) & ~near
-    far = (quotient - 1) - xp.log(xp.where(ordinary, quotient, 1.0))
-    apart = near | ordinary
-    extreme = x - (xp.log(xp.where(apart, 1.0, a)) - xp.log(xp.where(apart, 1.0, b)))
-    return xp.where(near, _from_ratio(small, r, xp=xp), xp.where(ordinary, far, extreme))
+    tiny = quotient < info.smallest_normal
+    scale = 2.0 ** SHIFT[info.bits]
+    shifted = xp.where(tiny, (a * scale) / (b / scale), quotient)
+    usable = (shifted > 0) & (shifted < xp.inf) & ~near
+    log = xp.log(xp.where(usable, shifted, 1.0)) - xp.where(tiny, 2 * SHIFT[info.bits] * math.log(2), 0.0)
+    return xp.where(near, close, xp.where(tiny, x, quotient - 1) - log)
 
 
 def expm1_gap(t: Array, *, xp: Any) -> Array:
@@ -88,7 +100,7 @@ def _where_positive(a: Array, b: Array, value: Array, *, xp: Any) -> Array:
 def _std_spread(std_p: Array, std_q: Array, *, xp: Any) -> Array:
     """Spread part of a dimension, G(s_p, s_q) + t^2/2 with t = (s_p - s_q)/s_q; s^2 is never formed."""
     t = (std_p - std_q) / std_q
-    return _where_positive(std_p, std_q, gap(std_p, std_q, xp=xp) + (0.5 * t) * t, xp=xp)
+    return _where_positive(std_p, std_q, _gap(t, std_p, std_q, xp=xp) + (0.5 * t) * t, xp=xp)
 
 
 def _std_spread_gradient(std_p: Array, std_q: Array, *, xp: Any) -> tuple[Array, Array]:
