@@ -64,7 +64,7 @@ def _gap(x: Array, a: Array, b: Array, *, xp: Any) -> Array:
     scale = 2.0 ** SHIFT[info.bits]
     shifted = xp.where(tiny, (a * scale) / (b / scale), quotient)
     usable = (shifted > 0) & (shifted < xp.inf) & ~near
-    log = xp.log(xp.where(usable, shifted, 1.0)) - xp.where(tiny, 2 * SHIFT[info.bits] * math.log(2), 0.0)
+    log = xp.log(xp.where(usable, shifted, 1.0)) - 2 * SHIFT[info.bits] * math.log(2) * xp.astype(tiny, a.dtype)
     return xp.where(near, close, xp.where(tiny, x, quotient - 1) - log)
 
 
