@@ -79,11 +79,9 @@ def adopt(given: dict[str, Any]) -> tuple[dict[str, Array], bool]:
     }, False
 
 
-def convert(array: Array, *, xp: Any, dtype: Any, device: Any) -> Array:
-    """The array in the namespace, dtype and on the device of another."""
-    if library_of(array) == library(xp):
-        return array if array.dtype == dtype else xp.astype(array, dtype)
-    return xp.asarray(array, dtype=dtype, device=device)
+def moved(array: Array, *, xp: Any, dtype: Any, device: Any) -> Array:
+    """The array itself if it belongs to the namespace, else a copy that does: numbers that came without a library."""
+    return array if library_of(array) == library(xp) else xp.asarray(array, dtype=dtype, device=device)
 
 
 def floating_dtype(xp: Any, arrays: Any) -> Any:

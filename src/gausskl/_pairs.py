@@ -22,8 +22,9 @@ class Spread(NamedTuple):
     packing: str | None = None
 
 
-def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, xp: Any) -> Array:
-    """Divergence for the arrays of p (its mean first) followed by those of q, all of one floating dtype."""
+def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, dtype: Any, xp: Any) -> Array:
+    """Divergence for the arrays of p (its mean first) followed by those of q, computed in ``dtype``."""
+    arrays = [array if array.dtype == dtype else xp.astype(array, dtype) for array in arrays]
     size = 1 + len(EVENT_AXES.get(p.keyword, (1,)))
     mean_p, *spread_p = arrays[:size]
     mean_q, *spread_q = arrays[size:]

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from . import _checks, _diagnosis, _lazy, _namespace, _pairs
+from . import _blocks, _checks, _diagnosis, _namespace, _pairs
 from ._linalg import total
 from .gaussian import Gaussian
 
@@ -205,7 +205,7 @@ class _Pair:
         """The divergence of each element of the batch, in the dtype everything is computed in."""
         device = _namespace.device_of(self.like, xp=self.xp)
         arrays = [
-            _namespace.convert(array, xp=self.xp, dtype=self.working, device=device)
+            _namespace.moved(array, xp=self.xp, dtype=self.working, device=device)
             for side in (self.p, self.q)
             for array in (side.mean, *side.arrays)
         ]
@@ -214,13 +214,14 @@ class _Pair:
             p=_pairs.Spread(self.p.keyword, self.p.packing),
             q=_pairs.Spread(self.q.keyword, self.q.packing),
             per_dim=self.per_dim,
+            dtype=self.working,
         )
+        axes = _pairs.event_axes(self.p, self.q)
         if _namespace.is_lazy(self.like):
             shape = (*self.batch_shape, *(self.p.event_size,) * self.per_dim)
-            result = _lazy.by_block(formula, arrays, _pairs.event_axes(self.p, self.q), shape, self.per_dim)
+            result = _blocks.lazily(formula, arrays, axes, shape, self.per_dim, self.working)
         else:
-            with _namespace.quiet(self.xp):
-                result = formula(arrays, xp=self.xp)
+            result = _blocks.evaluate(formula, arrays, axes)
         if validate and _namespace.is_traced(result):
             raise ValueError(
                 "validate=True needs values to look at, and these arrays have none yet (lazy, or inside jit, compile "

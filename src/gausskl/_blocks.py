@@ -1,0 +1,86 @@
+"""The formulas block by block over the batch: as tasks for Dask, and for NumPy so that temporaries stay in the cache.
+
+A block gives the bits that the same rows give in any other.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+from . import _namespace
+
+Array = Any
+
+
+def lazily(
+    formula: Any, arrays: list[Array], event_axes: list[int], shape: tuple[int, ...], per_dim: bool, dtype: Any
+) -> Array:
+    """Lazy divergence: one task per block of the batch; the event axes of a block are whole."""
+    import dask.array as da
+
+    batch = len(shape) - per_dim
+    fresh = itertools.count(batch + 1)
+    arguments: list[Any] = []
+    for array, axes in zip(arrays, event_axes, strict=True):
+        leading = range(batch - (array.ndim - axes), batch)
+        events = [batch] * axes if per_dim else [next(fresh) for _ in range(axes)]
+        arguments += [_whole(array, axes), [*leading, *events]]
+    out = tuple(range(batch + per_dim))
+    return da.blockwise(
+        functools.partial(_on_block, formula, event_axes),
+        out,
+        *arguments,
+        dtype=dtype,
+        concatenate=True,
+        align_arrays=True,
+    )
+
+
+# Numbers in the largest array of a block; a few times the cache of one core.
+BLOCK = 2**16
+
+
+def evaluate(formula: Any, arrays: list[Array], event_axes: list[int]) -> Array:
+    """Evaluate a formula, NumPy arrays block after block along the longest axis of the batch."""
+    xp = _namespace.namespace(arrays[0])
+    with _namespace.quiet(xp):
+        if _namespace.library(xp) != "numpy":
+            return formula(arrays, xp=xp)
+        pairs = list(zip(arrays, event_axes, strict=True))
+        shape = np.broadcast_shapes(*(array.shape[: array.ndim - axes] for array, axes in pairs))
+        size = math.prod(shape) * max(math.prod(array.shape[array.ndim - axes :]) for array, axes in pairs)
+        if size <= BLOCK or not shape:
+            return formula(arrays, xp=xp)
+        axis = shape.index(max(shape))
+        step = max(1, BLOCK * shape[axis] // size)
+        starts = range(0, shape[axis], step)
+        blocks = [
+            formula([_cut(array, axes, axis - len(shape), slice(k, k + step)) for array, axes in pairs], xp=xp)
+            for k in starts
+        ]
+        return xp.concat(blocks, axis=axis)
+
+
+def _cut(array: Array, event_axes: int, axis: int, rows: slice) -> Array:
+    """Take rows along a batch axis, counted from the end of the batch; an axis that broadcasts stays."""
+    axis += array.ndim - event_axes
+    if axis < 0 or array.shape[axis] == 1:
+        return array
+    return array[(slice(None),) * axis + (rows,)]
+
+
+def _whole(array: Array, axes: int) -> Array:
+    """The array with each event axis in one chunk; the batch is cut finer if that makes its blocks too large."""
+    leading = array.ndim - axes
+    if all(len(array.chunks[k]) == 1 for k in range(leading, array.ndim)):
+        return array
+    return array.rechunk({**dict.fromkeys(range(leading), "auto"), **dict.fromkeys(range(leading, array.ndim), -1)})
+
+
+def _on_block(formula: Any, event_axes: list[int], *blocks: Array) -> Array:
+    return evaluate(formula, list(blocks), event_axes)
