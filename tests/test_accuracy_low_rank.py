@@ -120,3 +120,23 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 def test_200_000_dimensions_need_far_less_than_a_gigabyte():
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 700e6
+
+
+@every_dtype
+def test_variance_moved_from_the_factor_to_the_diagonal(xp, dtype):
+    """Two descriptions of nearly one covariance: large differences that cancel, and still nothing negative."""
+    rng = np.random.default_rng(0)
+    rows, d, r = 40, 8, 3
+    factor, diagonal = rng.normal(size=(rows, d, r)), rng.uniform(0.1, 2, (rows, d))
+    factor[:, :, 0] = factor[:, 0, :] = 0
+    factor[:, 0, 0] = rng.uniform(0.5, 3, rows)
+    whole = factor[:, 0, 0] ** 2 + diagonal[:, 0]
+    moved, left = factor.copy(), diagonal.copy()
+    left[:, 0] = whole * rng.uniform(0.1, 0.9, rows)
+    moved[:, 0, 0] = np.sqrt(whole - left[:, 0])
+    p = {"mean": np.zeros((rows, d)), "cov_factor": factor, "cov_diag": diagonal}
+    q = {"mean": np.zeros((rows, d)), "cov_factor": moved, "cov_diag": left}
+    p, q = ({name: a.astype(dtype) for name, a in g.items()} for g in (p, q))
+    got, want = divergence(xp, p, q), reference.kl(p, q).astype(float)
+    assert (got >= 0).all()
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=64 * np.finfo(dtype).eps)

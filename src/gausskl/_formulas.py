@@ -30,8 +30,10 @@ def _from_ratio(x: Array, r: Array, *, xp: Any) -> Array:
 
 
 def _excess(x: Array, *, xp: Any) -> Array:
-    """x - log1p(x) for -2/3 <= x <= 2."""
-    return _from_ratio(x, x / (2 + x), xp=xp)
+    """x - log1p(x) for x > -1."""
+    near = (x >= -2 / 3) & (x <= 2)
+    small, large = xp.where(near, x, 0.0), xp.where(near, 0.0, x)
+    return xp.where(near, _from_ratio(small, small / (2 + small), xp=xp), large - xp.log1p(large))
 
 
 def _excess_gradient(x: Array, *, xp: Any) -> tuple[Array]:

@@ -58,21 +58,21 @@ def _near(
     b = matmul(transpose(v, xp=xp), change, xp=xp)
     cross = matmul(a, transpose(b, xp=xp), xp=xp)
     w_y = _gram(pulled, x, xp=xp) + cross + transpose(cross, xp=xp) + matmul(b, transpose(b, xp=xp), xp=xp)
-    ratio = x / (1 + x)
-    w_rest = -_gram(v, ratio, xp=xp)
-    near = (total_of_matrix(w_y * w_y, xp=xp) <= 0.25) & (total_of_matrix(w_rest * w_rest, xp=xp) <= 0.25)
-    chosen = near[..., None, None]
-    w_y, w_rest = xp.where(chosen, w_y, 0.0), xp.where(chosen, w_rest, 0.0)
-
+    near = total_of_matrix(w_y * w_y, xp=xp) <= 0.25
+    w_y = xp.where(near[..., None, None], w_y, 0.0)
     marginal = from_whitened(w_y, xp=xp)
     if v.shape[-1] == v.shape[-2]:
         return near, marginal
-    leverage = total(v * v, xp=xp)
-    rest = total(diagonal - 0.5 * leverage * x * ratio, xp=xp) + from_whitened(w_rest, xp=xp)
+
+    ratio = x / (1 + x)
+    w_rest = -_gram(v, ratio, xp=xp)
+    rest = total(diagonal - 0.5 * total(v * v, xp=xp) * x * ratio, xp=xp) + from_whitened(w_rest, xp=xp)
     factor = cholesky(identity + w_rest, xp=xp)
     shift = solve_tril_transposed(factor, solve_tril(factor, w_rest, xp=xp), xp=xp)
     lost = (x[..., None] * v + matmul(v, shift, xp=xp)) / xp.sqrt(1 + x)[..., None]
     psi = solve_tril(cholesky(identity + w_y, xp=xp), transpose(lost, xp=xp), xp=xp)
+    near = near & (_square(psi, xp=xp) <= 0.5)
+    psi = xp.where(near[..., None, None], psi, 0.0)
     return near, marginal + xp.maximum(rest, xp.zeros_like(rest)) + _minus_half_log_det(psi, xp=xp)
 
 
