@@ -12,13 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from . import _namespace
+from . import _namespace, _pairs
 
 Array = Any
 
 
 def lazily(
-    formula: Any, arrays: list[Array], event_axes: list[int], shape: tuple[int, ...], per_dim: bool, dtype: Any
+    formula: functools.partial[Any],
+    arrays: list[Array],
+    event_axes: list[int],
+    shape: tuple[int, ...],
+    per_dim: bool,
+    dtype: Any,
 ) -> Array:
     """Lazy divergence: one task per block of the batch; the event axes of a block are whole."""
     import dask.array as da
@@ -45,12 +50,15 @@ def lazily(
 BLOCK = 2**16
 
 
-def evaluate(formula: Any, arrays: list[Array], event_axes: list[int]) -> Array:
+def evaluate(formula: functools.partial[Any], arrays: list[Array], event_axes: list[int]) -> Array:
     """Evaluate a formula, NumPy arrays block after block along the longest axis of the batch."""
     xp = _namespace.namespace(arrays[0])
-    with _namespace.quiet(xp):
-        if _namespace.library(xp) != "numpy":
+    if _namespace.library(xp) == "jax" and _pairs.are_diagonal(**formula.keywords):
+        return _compiled(formula.func)(arrays, **formula.keywords, xp=xp)
+    if _namespace.library(xp) != "numpy":
+        with _namespace.quiet(xp):
             return formula(arrays, xp=xp)
+    with _namespace.quiet(xp):
         pairs = list(zip(arrays, event_axes, strict=True))
         shape = np.broadcast_shapes(*(array.shape[: array.ndim - axes] for array, axes in pairs))
         size = math.prod(shape) * max(math.prod(array.shape[array.ndim - axes :]) for array, axes in pairs)
@@ -64,6 +72,17 @@ def evaluate(formula: Any, arrays: list[Array], event_axes: list[int]) -> Array:
             for k in starts
         ]
         return xp.concat(blocks, axis=axis)
+
+
+@functools.cache
+def _compiled(function: Any) -> Any:
+    """The function under ``jax.jit``, which fuses its many operations into a few.
+
+    Diagonal pairs only: jaxlib can deadlock when a compiled function holds independent factorisations of stacks.
+    """
+    import jax
+
+    return jax.jit(function, static_argnames=("p", "q", "per_dim", "dtype", "xp"))
 
 
 def _cut(array: Array, event_axes: int, axis: int, rows: slice) -> Array:

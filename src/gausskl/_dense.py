@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ._formulas import excess, half_square, std_spread
 from ._linalg import (
     below_mask,
+    beside,
     cholesky,
     eye_mask,
     flat,
@@ -27,37 +28,38 @@ from ._linalg import (
 Array = Any
 
 
-# From factors: E = L_q^-1 (L_p - L_q), the subtraction before the solve.
+# From factors: E = L_q^-1 (L_p - L_q), the subtraction before the solve; z = L_q^-1 (mean_p - mean_q).
 
 
-def tril_tril(factor_p: Array, factor_q: Array, *, xp: Any) -> Array:
-    """Sum of G(L_p,ii, L_q,ii) + E_ii^2/2 over the diagonal and of E_ij^2/2 below it."""
+def tril_tril(factor_p: Array, factor_q: Array, delta: Array = None, *, xp: Any) -> Array:
+    """Sum of G(L_p,ii, L_q,ii) + E_ii^2/2 over the diagonal, of E_ij^2/2 below it, and of z_i^2/2."""
     diagonal_p, diagonal_q = xp.linalg.diagonal(factor_p), xp.linalg.diagonal(factor_q)
     close = (diagonal_p <= 2 * diagonal_q) & (diagonal_q <= 2 * diagonal_p)
-    difference = solve_tril(factor_q, factor_p - xp.where(close[..., None, :], factor_q, 0.0), xp=xp)
-    below = half_square_total(flat(_below(difference, xp=xp), xp=xp), xp=xp)
-    return _diagonal_part(diagonal_p, diagonal_q, xp=xp) + below
+    difference = factor_p - xp.where(close[..., None, :], factor_q, 0.0)
+    solved, mean_part = _solve(factor_q, difference, delta, xp=xp)
+    below = half_square_total(flat(_below(solved, xp=xp), xp=xp), xp=xp)
+    return _diagonal_part(diagonal_p, diagonal_q, xp=xp) + below + mean_part
 
 
-def tril_std(factor_p: Array, std_q: Array, *, xp: Any) -> Array:
+def tril_std(factor_p: Array, std_q: Array, delta: Array = None, *, xp: Any) -> Array:
     """A factor against a diagonal: E_ij = L_p,ij / s_q,i, without a matrix for the diagonal."""
     off = half_square(_below(factor_p, xp=xp), std_q[..., :, None], xp=xp)
-    return _diagonal_part(xp.linalg.diagonal(factor_p), std_q, xp=xp) + total_of_matrix(off, xp=xp)
+    return std_std(xp.linalg.diagonal(factor_p), std_q, delta, xp=xp) + total_of_matrix(off, xp=xp)
 
 
-def std_tril(std_p: Array, factor_q: Array, *, xp: Any) -> Array:
+def std_tril(std_p: Array, factor_q: Array, delta: Array = None, *, xp: Any) -> Array:
     """A diagonal against a factor: E_ij = (L_q^-1)_ij s_p,j, which needs q's inverse factor alone."""
     diagonal_q = xp.linalg.diagonal(factor_q)
     eye = eye_mask(factor_q.shape[-1], factor_q, xp=xp)
-    inverse = solve_tril(factor_q, xp.where(eye, diagonal_q[..., None], 0.0), xp=xp)
+    inverse, mean_part = _solve(factor_q, xp.where(eye, diagonal_q[..., None], 0.0), delta, xp=xp)
     columns = total(transpose(_below(inverse * inverse, xp=xp), xp=xp), xp=xp)
     off = xp.where(columns > 0, half_square(std_p, diagonal_q, xp=xp) * columns, columns)
-    return _diagonal_part(std_p, diagonal_q, xp=xp) + total(off, xp=xp)
+    return _diagonal_part(std_p, diagonal_q, xp=xp) + total(off, xp=xp) + mean_part
 
 
-def std_std(std_p: Array, std_q: Array, *, xp: Any) -> Array:
+def std_std(std_p: Array, std_q: Array, delta: Array = None, *, xp: Any) -> Array:
     """Both diagonal."""
-    return _diagonal_part(std_p, std_q, xp=xp)
+    return _diagonal_part(std_p, std_q, xp=xp) + _scaled_mean_part(delta, std_q, xp=xp)
 
 
 FROM_FACTORS: dict[tuple[str, str], Callable[..., Array]] = {
@@ -70,6 +72,21 @@ FROM_FACTORS: dict[tuple[str, str], Callable[..., Array]] = {
 
 def _diagonal_part(std_p: Array, std_q: Array, *, xp: Any) -> Array:
     return total(std_spread(std_p, std_q, xp=xp), xp=xp)
+
+
+def _scaled_mean_part(delta: Array, std_q: Array, *, xp: Any) -> Any:
+    return 0.0 if delta is None else total(half_square(delta, std_q, xp=xp), xp=xp)
+
+
+def _solve(factor: Array, matrix: Array, delta: Array, *, xp: Any) -> tuple[Array, Any]:
+    """factor^-1 @ matrix, and half the squared length of factor^-1 @ delta: in one solve if the batch is the same."""
+    if delta is None:
+        return solve_tril(factor, matrix, xp=xp), 0.0
+    if delta.shape[:-1] == matrix.shape[:-2]:
+        solved = solve_tril(factor, beside(matrix, delta[..., None], xp=xp), xp=xp)
+        return solved[..., :-1], half_square_total(solved[..., -1], xp=xp)
+    z = solve_tril(factor, delta[..., None], xp=xp)[..., 0]
+    return solve_tril(factor, matrix, xp=xp), half_square_total(z, xp=xp)
 
 
 def _below(x: Array, *, xp: Any) -> Array:
@@ -90,45 +107,52 @@ class Side(NamedTuple):
     cov: Array = None
 
 
-def from_difference(difference: Array, p: Side, q: Side, *, xp: Any) -> Array:
-    """Spread part for cov_p - cov_q = ``difference``.
+def from_difference(difference: Array, p: Side, q: Side, delta: Array = None, *, xp: Any) -> Array:
+    """Divergence for cov_p - cov_q = ``difference``.
 
     Near (Frobenius norm of the whitened difference W at most 1/2) from the pivots of I + W, elsewhere from the
-    factors of both sides.
+    factors of both sides. One factorisation serves both: of I + W where that is near, of cov_p elsewhere. What
+    is not wanted is replaced by the identity, so that nothing bad can come of it.
     """
-    half = _whiten(difference, q, xp=xp)
-    whitened = _whiten(transpose(half, xp=xp), q, xp=xp)
+    half, mean_part = _whiten(difference, delta, q, xp=xp)
+    whitened, _ = _whiten(transpose(half, xp=xp), None, q, xp=xp)
     whitened = whitened + 0.5 * (transpose(whitened, xp=xp) - whitened)
     near = total_of_matrix(whitened * whitened, xp=xp) <= 0.25
-    close = from_whitened(xp.where(near[..., None, None], whitened, 0.0), xp=xp)
-    far = FROM_FACTORS[p.kind, q.kind](_factor_where(~near, p, xp=xp), _factor_where(~near, q, xp=xp), xp=xp)
-    return xp.where(near, close, far)
+    chosen = near[..., None, None]
+    eye = xp.astype(eye_mask(whitened.shape[-1], whitened, xp=xp), whitened.dtype)
+
+    w = xp.where(chosen, whitened, 0.0)
+    factor = cholesky(xp.where(chosen, eye + w, eye if p.cov is None else p.cov), xp=xp)
+    close = _from_pivots(w, xp.where(chosen, factor, eye), xp=xp)
+    scale_p = factor if p.scale is None else p.scale
+    far = FROM_FACTORS[p.kind, q.kind](
+        xp.where(near[..., None], 1.0, scale_p) if p.kind == "std" else xp.where(chosen, eye, scale_p),
+        xp.where(near[..., None], 1.0, q.scale) if q.kind == "std" else xp.where(chosen, eye, q.scale),
+        xp=xp,
+    )
+    return xp.where(near, close, far) + mean_part
 
 
 def from_whitened(w: Array, *, xp: Any) -> Array:
-    """Divergence of N(0, I + W) from N(0, I): half the sum of u_j - log1p(u_j) and of M_ij^2 below the diagonal.
+    """Divergence of N(0, I + W) from N(0, I)."""
+    eye = xp.astype(eye_mask(w.shape[-1], w, xp=xp), w.dtype)
+    return _from_pivots(w, cholesky(eye + w, xp=xp), xp=xp)
 
-    M is the Cholesky factor of I + W and 1 + u_j = M_jj^2, with u_j taken from W itself.
+
+def _from_pivots(w: Array, factor: Array, *, xp: Any) -> Array:
+    """Half the sum of u_j - log1p(u_j) and of M_ij^2 below the diagonal, for I + W = M M^T.
+
+    The pivots are 1 + u_j = M_jj^2, and u_j is taken from W itself.
     """
-    factor = cholesky(xp.where(eye_mask(w.shape[-1], w, xp=xp), 1 + w, w), xp=xp)
     below = _below(factor * factor, xp=xp)
     pivots = xp.linalg.diagonal(w) - total(below, xp=xp)
     return 0.5 * (total(excess(pivots, xp=xp), xp=xp) + total_of_matrix(below, xp=xp))
 
 
-def _whiten(x: Array, q: Side, *, xp: Any) -> Array:
-    return x / q.scale[..., :, None] if q.kind == "std" else solve_tril(q.scale, x, xp=xp)
-
-
-def _factor_where(wanted: Array, side: Side, *, xp: Any) -> Array:
-    """The side's factor where it is wanted; the identity elsewhere, so that nothing bad can come of it."""
-    if side.kind == "std":
-        return xp.where(wanted[..., None], side.scale, 1.0)
-    wanted = wanted[..., None, None]
-    known = side.cov if side.scale is None else side.scale
-    identity = xp.astype(eye_mask(known.shape[-1], known, xp=xp), known.dtype)
-    harmless = xp.where(wanted, known, identity)
-    return cholesky(harmless, xp=xp) if side.scale is None else harmless
+def _whiten(x: Array, delta: Array, q: Side, *, xp: Any) -> tuple[Array, Any]:
+    if q.kind == "std":
+        return x / q.scale[..., :, None], _scaled_mean_part(delta, q.scale, xp=xp)
+    return _solve(q.scale, x, delta, xp=xp)
 
 
 # What is left of a covariance when another one, given in another way, is taken off: products without rounding.
@@ -189,19 +213,8 @@ MINUS: dict[str, Callable[..., Array]] = {
 }
 
 
-# The mean's part: half the squared Mahalanobis distance, z = L_q^-1 (mean_p - mean_q).
-
-
-def mahalanobis(delta: Array, q: Side, *, xp: Any) -> Array:
-    """Half the squared length of the whitened difference of the means."""
-    if q.kind == "std":
-        return total(half_square(delta, q.scale, xp=xp), xp=xp)
-    z = solve_tril(q.scale, delta[..., None], xp=xp)[..., 0]
-    return half_square_total(z, xp=xp)
-
-
-def mahalanobis_of_precision(delta: Array, factor: Array, *, xp: Any) -> Array:
-    """The same from the Cholesky factor R of q's precision matrix: z = R^T delta."""
+def mean_part_of_precision(delta: Array, factor: Array, *, xp: Any) -> Array:
+    """Half the squared length of z = R^T delta, for the Cholesky factor R of q's precision matrix."""
     z = matmul(transpose(factor, xp=xp), delta[..., None], xp=xp)[..., 0]
     return half_square_total(z, xp=xp)
 

@@ -28,7 +28,7 @@ def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, dtyp
     size = 1 + len(EVENT_AXES.get(p.keyword, (1,)))
     mean_p, *spread_p = arrays[:size]
     mean_q, *spread_q = arrays[size:]
-    if (p.keyword, q.keyword) in DIAGONAL:
+    if are_diagonal(p, q):
         terms = DIAGONAL[p.keyword, q.keyword](*same_shape(mean_p, *spread_p, mean_q, *spread_q, xp=xp), xp=xp)
         return terms if per_dim else total(terms, xp=xp)
     d = mean_p.shape[-1]
@@ -38,6 +38,11 @@ def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, dtyp
         f_p, c_p, f_q, c_q = _padded(*_as_low_rank(*side_p, xp=xp), *_as_low_rank(*side_q, xp=xp), xp=xp)
         return low_rank(mean_p, f_p, c_p, mean_q, f_q, c_q, xp=xp)
     return _dense_pair(mean_p - mean_q, side_p, side_q, xp=xp)
+
+
+def are_diagonal(p: Spread, q: Spread, **_: Any) -> bool:
+    """Whether the pair has a formula dimension by dimension."""
+    return (p.keyword, q.keyword) in DIAGONAL
 
 
 def event_axes(*gaussians: Any) -> list[int]:
@@ -106,25 +111,23 @@ def _ready(spread: Spread, arrays: list[Array], d: int, *, xp: Any) -> tuple[str
 
 
 def _dense_pair(delta: Array, p: tuple[str, list[Array]], q: tuple[str, list[Array]], *, xp: Any) -> Array:
-    """Spread part and mean part of a pair."""
+    """Divergence of a pair with a dense side, from the difference of the means and the two spreads."""
     if p[0] == q[0] == "precision":
         side_p, side_q = _dense.Side("tril", None, q[1][0]), _dense.Side("tril", cholesky(p[1][0], xp=xp), p[1][0])
         root = cholesky(q[1][0], xp=xp)
         spread = _dense.from_difference(q[1][0] - p[1][0], side_p, side_q, xp=xp)
-        return spread + _dense.mahalanobis_of_precision(delta, root, xp=xp)
+        return spread + _dense.mean_part_of_precision(delta, root, xp=xp)
     p, q = _without_precision(*p, xp=xp), _without_precision(*q, xp=xp)
     side_p, side_q = _side(*p, xp=xp), _side(*q, xp=xp)
     if side_q.scale is None:
         side_q = side_q._replace(scale=cholesky(side_q.cov, xp=xp))
     if side_p.cov is None and side_q.cov is None:
-        spread = _dense.FROM_FACTORS[side_p.kind, side_q.kind](side_p.scale, side_q.scale, xp=xp)
-    elif side_p.cov is not None and not (p[0] == "low_rank" and q[0] == "cov"):
+        return _dense.FROM_FACTORS[side_p.kind, side_q.kind](side_p.scale, side_q.scale, delta, xp=xp)
+    if side_p.cov is not None and not (p[0] == "low_rank" and q[0] == "cov"):
         difference = _dense.MINUS[q[0]](side_p.cov, *q[1], xp=xp)
-        spread = _dense.from_difference(difference, side_p, side_q, xp=xp)
     else:
         difference = -_dense.MINUS[p[0]](side_q.cov, *p[1], xp=xp)
-        spread = _dense.from_difference(difference, side_p, side_q, xp=xp)
-    return spread + _dense.mahalanobis(delta, side_q, xp=xp)
+    return _dense.from_difference(difference, side_p, side_q, delta, xp=xp)
 
 
 def _without_precision(kind: str, arrays: list[Array], *, xp: Any) -> tuple[str, list[Array]]:
