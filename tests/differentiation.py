@@ -10,24 +10,24 @@ from helpers import Backend, make, to_numpy
 DIFFERENTIABLE = [backend for backend in NAMESPACES if backend in (Backend.TORCH, Backend.JAX)]
 
 
-def gradients(backend, p, q):
+def gradients(backend, p, q, **options):
     """Gradients of the sum of the divergences by every array of p and of q, as two dicts of NumPy arrays."""
     xp = NAMESPACES[backend]
     names = [(which, name) for which, g in enumerate((p, q)) for name, a in g.items() if name != "packing"]
     arrays = [make(xp, (p, q)[which][name]) for which, name in names]
-    found = _DERIVE[backend](lambda *arrays: divergence_of(names, arrays, p, q).sum(), arrays)
+    found = _DERIVE[backend](lambda *arrays: divergence_of(names, arrays, p, q, **options).sum(), arrays)
     sides = {}, {}
     for (which, name), array in zip(names, found, strict=True):
         sides[which][name] = to_numpy(array)
     return sides
 
 
-def divergence_of(names, arrays, p, q):
+def divergence_of(names, arrays, p, q, **options):
     """The divergence after the arrays called ``names`` have taken the places of those in p and q."""
     sides = [{"packing": g["packing"]} if "packing" in g else {} for g in (p, q)]
     for (which, name), array in zip(names, arrays, strict=True):
         sides[which][name] = array
-    return gk.kl_divergence(*(gk.Gaussian(**g) for g in sides))
+    return gk.kl_divergence(*(gk.Gaussian(**g) for g in sides), **options)
 
 
 def _derive_torch(function, arrays):

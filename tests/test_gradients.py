@@ -261,3 +261,18 @@ def test_a_scalar_spread_collects_the_sum_over_the_dimensions(backend, keyword):
     _, each = gradients(backend, p, scalar | {keyword: np.full(3, scalar[keyword])})
     assert whole[keyword].shape == ()
     np.testing.assert_allclose(whole[keyword], each[keyword].sum(), rtol=1e-14)
+
+
+@every_backend
+@pytest.mark.parametrize("name", ["std", "var", "cov", "scale_tril", "precision", "low_rank"])
+def test_a_bad_element_has_no_gradient_that_looks_like_one(backend, name):
+    """With validate=False its gradient is NaN, and those of its neighbours are what they are without it."""
+    p, q = side(name), side("std", seed=1)
+    spread = "cov_diag" if name == "low_rank" else name
+    batch = {k: np.stack([a] * 3) for k, a in p.items()}
+    good, _ = gradients(backend, batch, q)
+    batch[spread][1] *= 0 if name == "scale_tril" else -1
+    bad, _ = gradients(backend, batch, q, validate=False)
+    assert np.isnan(bad[spread][1]).any()
+    for key, grad in good.items():
+        np.testing.assert_array_equal(np.delete(bad[key], 1, axis=0), np.delete(grad, 1, axis=0))

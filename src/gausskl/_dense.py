@@ -19,6 +19,7 @@ from ._linalg import (
     flat,
     half_square_total,
     matmul,
+    nan_unless,
     solve_tril,
     total,
     total_of_matrix,
@@ -228,7 +229,7 @@ def symmetric(matrix: Array, *, xp: Any) -> Array:
     size = xp.sqrt(xp.abs(xp.linalg.diagonal(matrix)))
     allowed = SYMMETRY[xp.finfo(matrix.dtype).bits] * size[..., :, None] * size[..., None, :]
     valid = xp.all(xp.abs(matrix - other) <= allowed, axis=(-2, -1))
-    return _nan_unless(valid[..., None, None], matrix + 0.5 * (other - matrix), xp=xp)
+    return nan_unless(valid[..., None, None], matrix + 0.5 * (other - matrix), xp=xp)
 
 
 SYMMETRY = {64: 2.0**-26, 32: 2.0**-12}
@@ -239,17 +240,12 @@ def lower_factor(factor: Array, *, xp: Any) -> Array:
     above = transpose(below_mask(factor.shape[-1], factor, xp=xp), xp=xp)
     valid = ~xp.any(above & (factor != 0), axis=(-2, -1))
     sign = 1 - 2 * xp.astype(xp.linalg.diagonal(factor) < 0, factor.dtype)
-    return _nan_unless(valid[..., None, None], xp.where(above, 0.0, factor) * sign[..., None, :], xp=xp)
+    return nan_unless(valid[..., None, None], xp.where(above, 0.0, factor) * sign[..., None, :], xp=xp)
 
 
 def positive(spread: Array, *, xp: Any) -> Array:
     """The spread itself; NaN where it is zero or negative."""
-    return _nan_unless(spread > 0, spread, xp=xp)
-
-
-def _nan_unless(valid: Array, x: Array, *, xp: Any) -> Array:
-    """``x`` where it is valid; NaN elsewhere, in value and gradient."""
-    return xp.where(valid, xp.astype(valid, x.dtype), xp.nan) * x
+    return nan_unless(spread > 0, spread, xp=xp)
 
 
 def factor_of_precision(precision: Array, *, xp: Any) -> Array:

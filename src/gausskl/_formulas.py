@@ -133,23 +133,18 @@ def var_spread(var_p: Array, var_q: Array, *, xp: Any) -> Array:
 
 
 def _var_terms(mean_p: Array, var_p: Array, mean_q: Array, var_q: Array, *, xp: Any) -> Array:
-    return var_spread(var_p, var_q, xp=xp) + _half_square(mean_p - mean_q, root(var_q, xp=xp), xp=xp)
+    return var_spread(var_p, var_q, xp=xp) + _half_square(mean_p - mean_q, xp.sqrt(var_q), xp=xp)
 
 
 def _var_gradient(mean_p: Array, var_p: Array, mean_q: Array, var_q: Array, *, xp: Any) -> tuple[Array, ...]:
     x = _where_positive(var_p, var_q, (var_p - var_q) / var_q, xp=xp)
-    std_q = root(var_q, xp=xp)
+    std_q = xp.sqrt(var_q)
     z = (mean_p - mean_q) / std_q
     pull = z / std_q
     return pull, 0.5 * (x / var_p), -pull, -0.5 * (x / var_q + pull * pull)
 
 
 var_terms = with_gradient(_var_gradient)(_var_terms)
-
-
-def root(var: Array, *, xp: Any) -> Array:
-    """Square root of a variance; NaN for one that is negative, without asking the library for a root of it."""
-    return xp.where(var >= 0, xp.sqrt(xp.where(var >= 0, var, 1.0)), xp.nan)
 
 
 def _reach(dtype: Any, *, xp: Any) -> float:

@@ -14,6 +14,11 @@ from ._namespace import device_of, library
 Array = Any
 
 
+def nan_unless(valid: Array, x: Array, *, xp: Any) -> Array:
+    """``x`` where it is valid; NaN elsewhere, in value and gradient."""
+    return xp.where(valid, xp.astype(valid, x.dtype), xp.nan) * x
+
+
 def matmul(a: Array, b: Array, *, xp: Any) -> Array:
     """Matrix product in the full precision of the dtype."""
     if library(xp) == "jax":
@@ -30,13 +35,13 @@ def cholesky(a: Array, *, xp: Any) -> Array:
         import torch
 
         factor, info = torch.linalg.cholesky_ex(a)
-        return xp.where((info == 0)[..., None, None], factor, xp.nan)
+        return nan_unless((info == 0)[..., None, None], factor, xp=xp)
     if name == "jax":
         return xp.linalg.cholesky(a)
     if name == "cupy":
         factor = xp.linalg.cholesky(a)
         positive = xp.all(xp.linalg.diagonal(factor) > 0, axis=-1)
-        return xp.where(positive[..., None, None], factor, xp.nan)
+        return nan_unless(positive[..., None, None], factor, xp=xp)
     return _cholesky_by_element(a, xp=xp)
 
 

@@ -61,7 +61,7 @@ def _same(x: Array, *, xp: Any) -> Array:
     return x
 
 
-AS_STD: dict[str, Formula] = {"std": _same, "var": _formulas.root}
+AS_STD: dict[str, Formula] = {"std": _same, "var": lambda x, *, xp: xp.sqrt(x)}
 AS_LOG_STD: dict[str, Formula] = {"log_std": _same, "log_var": lambda x, *, xp: 0.5 * x}
 AS_VAR: dict[str, Formula] = {
     "std": lambda x, *, xp: x * x,
