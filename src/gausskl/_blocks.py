@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _namespace, _pairs
+from . import _namespace
 
 Array = Any
 
@@ -53,8 +53,6 @@ BLOCK = 2**16
 def evaluate(formula: functools.partial[Any], arrays: list[Array], event_axes: list[int]) -> Array:
     """Evaluate a formula, NumPy arrays block after block along the longest axis of the batch."""
     xp = _namespace.namespace(arrays[0])
-    if _namespace.library(xp) == "jax" and _pairs.are_diagonal(**formula.keywords):
-        return _compiled(formula.func)(arrays, **formula.keywords, xp=xp)
     if _namespace.library(xp) != "numpy":
         with _namespace.quiet(xp):
             return formula(arrays, xp=xp)
@@ -72,17 +70,6 @@ def evaluate(formula: functools.partial[Any], arrays: list[Array], event_axes: l
             for k in starts
         ]
         return xp.concat(blocks, axis=axis)
-
-
-@functools.cache
-def _compiled(function: Any) -> Any:
-    """The function under ``jax.jit``, which fuses its many operations into a few.
-
-    Diagonal pairs only: jaxlib can deadlock when a compiled function holds independent factorisations of stacks.
-    """
-    import jax
-
-    return jax.jit(function, static_argnames=("p", "q", "per_dim", "dtype", "xp"))
 
 
 def _cut(array: Array, event_axes: int, axis: int, rows: slice) -> Array:

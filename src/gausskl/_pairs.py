@@ -28,7 +28,7 @@ def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, dtyp
     size = 1 + len(EVENT_AXES.get(p.keyword, (1,)))
     mean_p, *spread_p = arrays[:size]
     mean_q, *spread_q = arrays[size:]
-    if are_diagonal(p, q):
+    if (p.keyword, q.keyword) in DIAGONAL:
         terms = DIAGONAL[p.keyword, q.keyword](*same_shape(mean_p, *spread_p, mean_q, *spread_q, xp=xp), xp=xp)
         return terms if per_dim else total(terms, xp=xp)
     d = mean_p.shape[-1]
@@ -38,11 +38,6 @@ def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, dtyp
         f_p, c_p, f_q, c_q = _padded(*_as_low_rank(*side_p, xp=xp), *_as_low_rank(*side_q, xp=xp), xp=xp)
         return low_rank(mean_p, f_p, c_p, mean_q, f_q, c_q, xp=xp)
     return _dense_pair(mean_p - mean_q, side_p, side_q, xp=xp)
-
-
-def are_diagonal(p: Spread, q: Spread, **_: Any) -> bool:
-    """Whether the pair has a formula dimension by dimension."""
-    return (p.keyword, q.keyword) in DIAGONAL
 
 
 def event_axes(*gaussians: Any) -> list[int]:
