@@ -83,9 +83,15 @@ def _half_square(x: Array, scale: Array, *, xp: Any) -> Array:
     return (0.5 * z) * z
 
 
+def _again(quotient: Array, divisor: Array) -> Array:
+    """quotient / divisor, for a quotient just formed: XLA would merge the divisors into a product that overflows."""
+    return 2 * ((0.5 * quotient) / divisor)
+
+
 def _half_square_gradient(x: Array, scale: Array, *, xp: Any) -> tuple[Array, Array]:
     z = x / scale
-    return z / scale, -z * (z / scale)
+    pull = _again(z, scale)
+    return pull, -z * pull
 
 
 half_square = with_gradient(_half_square_gradient)(_half_square)
@@ -120,7 +126,7 @@ def _std_terms(mean_p: Array, std_p: Array, mean_q: Array, std_q: Array, *, xp: 
 def _std_gradient(mean_p: Array, std_p: Array, mean_q: Array, std_q: Array, *, xp: Any) -> tuple[Array, ...]:
     by_p, by_q = _std_spread_gradient(std_p, std_q, xp=xp)
     z = (mean_p - mean_q) / std_q
-    pull = z / std_q
+    pull = _again(z, std_q)
     return pull, by_p, -pull, by_q - z * pull
 
 
@@ -140,8 +146,8 @@ def _var_gradient(mean_p: Array, var_p: Array, mean_q: Array, var_q: Array, *, x
     x = _where_positive(var_p, var_q, (var_p - var_q) / var_q, xp=xp)
     std_q = xp.sqrt(var_q)
     z = (mean_p - mean_q) / std_q
-    pull = z / std_q
-    return pull, 0.5 * (x / var_p), -pull, -0.5 * (x / var_q + pull * pull)
+    pull = _again(z, std_q)
+    return pull, _again(0.5 * x, var_p), -pull, -(_again(0.5 * x, var_q) + 0.5 * pull * pull)
 
 
 var_terms = with_gradient(_var_gradient)(_var_terms)
