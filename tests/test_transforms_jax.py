@@ -138,3 +138,19 @@ def test_jit_over_the_spread_alone():
 
     close(jax.jit(function)(std), function(std))
     close(jax.vmap(function)(std), function(std))
+
+
+@pytest.mark.parametrize(("keyword", "unit"), [("std", 1e-30), ("var", 1e-15)])
+def test_jit_of_grad_where_squares_leave_the_range(keyword, unit):
+    """XLA must not merge two divisions into one by a product that is 0."""
+
+    def function(mean_p, p, mean_q, q):
+        return gk.kl_divergence(gk.Gaussian(mean_p, **{keyword: p}), gk.Gaussian(mean_q, **{keyword: q}))
+
+    spreads = [jnp.asarray([x], jnp.float32) for x in (1.5e-30, 1e-30)]
+    means = [jnp.asarray([x * unit], jnp.float32) for x in (2, 1)]
+    grad = jax.grad(function, argnums=(0, 1, 2, 3))
+    arguments = means[0], spreads[0], means[1], spreads[1]
+    for compiled, plain in zip(jax.jit(grad)(*arguments), grad(*arguments), strict=True):
+        assert jnp.isfinite(plain).all()
+        np.testing.assert_allclose(compiled, plain, rtol=1e-6)
