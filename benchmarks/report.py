@@ -14,6 +14,7 @@ LIBRARIES = {
     "torch": "PyTorch",
     "jax": "JAX",
     "numpyro": "NumPyro",
+    "numba": "Numba",
     "scipy": "SciPy",
     "dask": "Dask",
     "array-api-strict": "array-api-strict",
@@ -43,6 +44,15 @@ def measured(*names):
     """One sentence: when, on which kind of machine, and with which versions."""
     named = ", ".join(f"{name} {version}" for name, version in versions(*names).items())
     return f"Measured on {today()}, {platform.system()} {platform.machine()}, {named}."
+
+
+def processor():
+    """Name of the processor where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
 
 
 def power(number):

@@ -1,34 +1,68 @@
 """Speed of gausskl beside its peers, in one process.
 
-``nox -s bench`` runs it; ``nox -s bench -- --write`` also puts the table into docs/speed.md. The contestants of a
+``nox -s bench`` runs it; ``nox -s bench -- --write`` also puts the tables into docs/speed.md. The contestants of a
 workload take turns, and each shows the median of its turns. Arrays are made, functions compiled and checked against
-each other beforehand. Everybody has one thread and, on Linux, the same CPU. The numbers go to
-benchmarks/results/ as JSON, or where ``--out`` says.
+each other beforehand. Everybody has the same number of threads and, on Linux, the same CPUs. The numbers of a whole
+run go to benchmarks/results/ as JSON, those of any run to where ``--out`` says.
 """
 
 import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import time
 import warnings
 from pathlib import Path
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
-if hasattr(os, "sched_setaffinity"):  # JAX takes as many threads as there are CPUs to run on
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/speed.md")
+    parser.add_argument("--group", choices=("diagonal", "dense", "all"), default="all", help="which workloads")
+    parser.add_argument("--only", default="", help="only workloads with this in their name")
+    parser.add_argument("--turns", type=int, default=9, help="turns of each contestant")
+    parser.add_argument("--threads", type=int, default=1, help="threads, and CPUs, of each library")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=shutil.which(os.environ.get("CXX", "g++")) is not None,
+        help="torch.compile as well; where there is a C++ compiler, that is the default",
+    )
+    options = parser.parse_args()
+    options.whole = options.group == "all" and not options.only
+    if options.write and not options.whole:
+        parser.error("--write needs all workloads: leave out --only and --group")
+    return options
+
+
+def limit_threads(threads):
+    """Before the libraries are imported, which is when they read this."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    if hasattr(os, "sched_setaffinity"):  # JAX takes as many threads as there are CPUs to run on
+        cpus = sorted(os.sched_getaffinity(0))
+        if len(cpus) < threads:
+            raise SystemExit(f"{threads} threads need as many CPUs, and there are {len(cpus)}")
+        os.sched_setaffinity(0, cpus[:threads])
+
+
+OPTIONS = arguments()
+limit_threads(OPTIONS.threads)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import report  # noqa: E402
-from peers import WORKLOADS  # noqa: E402
-
-import gausskl as gk  # noqa: E402
+import torch  # noqa: E402
+from limits import SHAPE, peak_memory  # noqa: E402
+from workloads import WORKLOADS  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("gausskl", "numpy", "torch", "jax", "numpyro", "numba")
 BATCH_SECONDS = 0.02  # a turn repeats a quick call until it takes about this long
+MEMORY_ASKED = 1e6  # bytes beside inputs and result
 
 
 def turn(call, repeats):
@@ -44,47 +78,63 @@ def interleaved(calls, turns):
     times = {name: [] for name in calls}
     for _ in range(turns):
         for name, call in calls.items():
+            call()  # not timed: the cache and the freed memory are as this contestant leaves them, not the one before
             times[name].append(turn(call, repeats[name]))
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def check(name, values, tolerance):
-    """All contestants of a workload compute the same thing."""
-    first, *others = values.items()
+    """All contestants of a workload compute the same thing, gradients included."""
+    (first, expected), *others = values.items()
     for other, value in others:
-        if not np.allclose(value, first[1], rtol=tolerance, atol=tolerance):
-            raise SystemExit(f"{name}: {other} and {first[0]} disagree")
+        for a, b in zip(_arrays(value), _arrays(expected), strict=True):
+            if not np.allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max()):
+                raise SystemExit(f"{name}: {other} and {first} disagree")
 
 
-def processor():
-    """Name of the processor where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
+def _arrays(value):
+    return [np.asarray(a) for a in (value if isinstance(value, tuple) else (value,))]
 
 
-def measure(options):
-    results = []
-    for workload in WORKLOADS:
-        if options.only and options.only not in workload.name:
-            continue
-        calls = workload.calls(with_compile=options.compile)
-        check(workload.name, {name: call() for name, call in calls.items()}, workload.tolerance)
-        seconds = interleaved(calls, options.turns)
-        results.append({"workload": workload.name, "seconds": seconds})
-        print(line(results[-1]), flush=True)
-    return results
+def measure(workload, options):
+    torch.compiler.reset()  # after some recompilations of one function torch.compile would run it eagerly
+    calls = workload.calls(options.compile, options.threads)
+    limits = {name for name in calls if name.startswith("read limit")}
+    check(workload.name, {name: call() for name, call in calls.items() if name not in limits}, workload.tolerance)
+    seconds = interleaved(calls, options.turns)
+    result = {"workload": workload.name, "group": workload.group, "path": workload.path(), "seconds": seconds}
+    shown = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in seconds.items())
+    print(f"{workload.name}: {shown}", flush=True)
+    return result
 
 
-def line(result):
-    shown = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in result["seconds"].items())
-    return f"{result['workload']}: {shown}"
+def judge(workload, seconds):
+    """The goals of a workload, and what was measured of each."""
+    for goal in workload.goals:
+        measured = goal.measured(seconds)
+        yield {
+            "workload": workload.name,
+            "against": goal.against,
+            "asked": goal.asked,
+            "measured": measured,
+            "reached": min(measured.values()) >= goal.asked if measured else None,
+        }
 
 
-def markdown(results):
-    """One table for each library: milliseconds, and how many times as long gausskl takes."""
+def judge_memory():
+    measured = {library: peak_memory(module) for library, module in (("NumPy", "numpy"), ("torch", "torch"))}
+    measured = {library: size for library, size in measured.items() if size is not None}
+    rows, d = SHAPE
+    return {
+        "workload": f"memory beside inputs and result, {rows} × d={d}, float64",
+        "asked": MEMORY_ASKED,
+        "measured": measured,
+        "reached": max(measured.values()) <= MEMORY_ASKED if measured else None,
+    }
+
+
+def times_markdown(results):
+    """One table for each library: milliseconds, and how many times as long as gausskl."""
     tables = []
     for library in ("NumPy", "torch", "jax.jit"):
         of_library = {r["workload"]: _milliseconds(r["seconds"], library) for r in results}
@@ -94,7 +144,8 @@ def markdown(results):
             [workload, *(_cell(times.get(who), times["gausskl"], who) for who in names)]
             for workload, times in of_library.items()
         ]
-        tables.append(report.table([f"{library}: ms", *names], rows))
+        if rows:
+            tables.append(report.table([f"{library}: ms", *names], rows))
     return "\n\n".join(tables)
 
 
@@ -106,45 +157,82 @@ def _milliseconds(seconds, library):
 def _cell(milliseconds, ours, who):
     if milliseconds is None:
         return ""
-    shown = f"{milliseconds:.2g}" if milliseconds < 100 else f"{milliseconds:.0f}"
-    return shown if who == "gausskl" else f"{shown} ({ours / milliseconds:.2g}×)"
+    shown = _digits(milliseconds)
+    return shown if who == "gausskl" else f"{shown} ({_digits(milliseconds / ours)}×)"
+
+
+def _digits(number):
+    return f"{number:.2g}" if number < 99.5 else f"{number:.0f}"
+
+
+def goals_markdown(goals):
+    """What was asked and what was measured, on NumPy arrays and on torch tensors."""
+    rows = []
+    for goal in goals:
+        against = goal.get("against", "")
+        shown = _ratio if against else _megabytes
+        measured = [shown(goal["measured"][on]) if on in goal["measured"] else "" for on in ("NumPy", "torch")]
+        reached = {True: "yes", False: "no", None: "not measured"}[goal["reached"]]
+        rows.append(
+            [goal["workload"], against, f"{'≥' if against else '≤'} {shown(goal['asked'])}", *measured, reached]
+        )
+    return report.table(["work", "against", "asked", "NumPy", "torch", "reached"], rows)
+
+
+def _ratio(number):
+    return f"{number:.3g}×"
+
+
+def _megabytes(number):
+    return f"{number / 1e6:.3g} MB"
+
+
+def conditions(record):
+    """The sentences under the tables."""
+    threads = f"{record['machine']['threads']} thread{'s' * (record['machine']['threads'] > 1)}"
+    paths = ", ".join(dict.fromkeys(result["path"] for result in record["results"]))
+    return (
+        f"{report.measured(*LIBRARIES)} Processor: {record['machine']['processor']}, {threads} for each library. "
+        f"Paths of gausskl: {paths}. Medians of {record['turns']} turns."
+    )
+
+
+def file_name(threads):
+    name = f"{report.today()}-{platform.machine()}"
+    return f"{name}.json" if threads == 1 else f"{name}-{threads}-threads.json"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/speed.md")
-    parser.add_argument("--compile", action="store_true", help="torch.compile as well; needs a C++ compiler, slow")
-    parser.add_argument("--turns", type=int, default=5, help="turns of each contestant")
-    parser.add_argument("--only", help="only workloads with this in their name")
-    options = parser.parse_args()
     warnings.simplefilter("ignore")
     jax.config.update("jax_enable_x64", True)
-    results = measure(options)
-    machine = {
-        "processor": processor(),
-        "architecture": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": 1,
-    }
-    used = report.versions("gausskl", "numpy", "torch", "jax", "numpyro")
+    torch.set_num_threads(OPTIONS.threads)
+    if not OPTIONS.compile:
+        print("torch.compile: left out")
+    results, goals = [], []
+    for workload in WORKLOADS:
+        if OPTIONS.group in (workload.group, "all") and OPTIONS.only in workload.name:
+            results.append(measure(workload, OPTIONS))
+            goals += judge(workload, results[-1]["seconds"])
+    if OPTIONS.group != "dense" and not OPTIONS.only:
+        goals.append(judge_memory())
     record = {
         "date": report.today(),
-        "machine": machine,
-        "versions": used,
-        "path": gk.plan(gk.Gaussian([0.0], std=1.0)).path,
-        "turns": options.turns,
+        "machine": {
+            "processor": report.processor(),
+            "architecture": platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": OPTIONS.threads,
+        },
+        "versions": report.versions(*LIBRARIES),
+        "turns": OPTIONS.turns,
         "results": results,
+        "goals": goals,
     }
-    out = options.out or RESULTS / f"{report.today()}-{platform.machine()}.json"
-    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    where = report.measured("gausskl", "numpy", "torch", "jax", "numpyro")
-    text = (
-        f"{markdown(results)}\n\n{where} Processor: {machine['processor']}, one thread for each "
-        f"library. Path of gausskl: {record['path']}. Medians of {options.turns} turns."
-    )
+    if out := OPTIONS.out or (OPTIONS.whole and RESULTS / file_name(OPTIONS.threads)):
+        out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = f"{times_markdown(results)}\n\n{goals_markdown(goals)}\n\n{conditions(record)}"
     print(text)
-    if options.write:
+    if OPTIONS.write:
         report.write("docs/speed.md", "speed", text)
 
 

@@ -1,6 +1,7 @@
 """The array libraries under test, and how arrays get in and out of them."""
 
 import importlib
+import importlib.util
 from enum import Enum
 
 import array_api_compat
@@ -65,6 +66,15 @@ def make(xp, values, dtype=None):
     """
     array = xp.asarray(np.array(values))  # a copy: no backend shares memory with the test's array
     return array if dtype is None else xp.astype(array, getattr(xp, dtype))
+
+
+def has_leaf(xp):
+    """Whether compiled kernels serve arrays of the namespace `xp` here."""
+    return (
+        importlib.util.find_spec("numba") is not None
+        and xp.__name__.endswith(("numpy", "torch"))
+        and "jax" not in xp.__name__
+    )
 
 
 def to_numpy(array):

@@ -35,6 +35,8 @@ def expm1_tail(t):
 TABLES = {
     "ATANH_TAIL": (atanh_tail, (0, mp.mpf(1) / 4), {64: 15, 32: 7}),
     "EXPM1_TAIL": (expm1_tail, (-1, 1), {64: 14, 32: 8}),
+    "ATANH_TAIL_NARROW": (atanh_tail, (0, (3 - 2 * mp.sqrt(2)) ** 2), {64: 7, 32: 3}),
+    "EXPM1_TAIL_NARROW": (expm1_tail, (-mp.log(2) / 2, mp.log(2) / 2), {64: 10, 32: 5}),
 }
 
 

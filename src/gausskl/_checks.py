@@ -121,6 +121,9 @@ def common_batch(p: Any, q: Any) -> tuple[int, ...]:
 
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     """Refuse an option that is not known."""
+    for choice in allowed:
+        if value is choice:
+            return
     if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in allowed):
         raise ValueError(f"{name}={value!r} is not known: give one of {', '.join(map(repr, allowed))}")
 

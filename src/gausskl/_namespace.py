@@ -65,6 +65,7 @@ def adopt(given: dict[str, Any]) -> tuple[dict[str, Array], bool]:
     Numbers and lists take the library, dtype and device of the arrays beside them; among themselves they become
     NumPy float64.
     """
+    given = {name: value.view(np.ndarray) if type(value) is np.memmap else value for name, value in given.items()}
     arrays = {name: value for name, value in given.items() if not _is_plain(value)}
     for name, array in arrays.items():
         _refuse_unsuitable(name, array)
@@ -77,6 +78,38 @@ def adopt(given: dict[str, Any]) -> tuple[dict[str, Array], bool]:
     return {
         name: value if name in arrays else _from_plain(name, value, xp, dtype, device) for name, value in given.items()
     }, False
+
+
+_torch: Any = None  # once a tensor has been met
+_tensors: tuple[type, ...] = ()
+
+
+def signature(*arrays: Array) -> tuple[Any, ...] | None:
+    """Dtypes and shapes of arrays that are exactly NumPy's, or exactly torch's in the memory of the CPU; else None."""
+    found: list[Any] = []
+    for array in arrays:
+        kind = type(array)
+        if kind is np.ndarray:
+            if not (array.dtype.isnative and array.flags.aligned):
+                return None
+        elif kind in _tensors or _is_tensor(kind):
+            if _torch.compiler.is_compiling() or not array.is_cpu or array.layout is not _torch.strided:
+                return None
+        else:
+            return None
+        found += array.dtype, array.shape
+    return tuple(found)
+
+
+def _is_tensor(kind: type) -> bool:
+    """Whether this is a tensor of torch and none of its subclasses."""
+    global _torch, _tensors
+    if kind in (float, int) or kind.__module__ not in ("torch", "torch.nn.parameter"):
+        return False
+    import torch
+
+    _torch, _tensors = torch, (torch.Tensor, torch.nn.Parameter)
+    return kind in _tensors
 
 
 def moved(array: Array, *, xp: Any, dtype: Any, device: Any) -> Array:

@@ -1,7 +1,8 @@
 """The two series behind the formulas, fitted once, one set of coefficients per precision.
 
 Both were fitted at Chebyshev nodes in 60 digits (``tools/fit_series.py`` prints them). ``ATANH_TAIL`` is
-S(y) = (atanh(r)/r - 1)/y with y = r^2 on [0, 1/4]; ``EXPM1_TAIL`` is (expm1(t) - t)/t^2 on [-1, 1].
+S(y) = (atanh(r)/r - 1)/y with y = r^2 on [0, 1/4]; ``EXPM1_TAIL`` is (expm1(t) - t)/t^2 on [-1, 1]. The narrow ones
+serve y up to (3 - 2 sqrt 2)^2 and t up to ln(2)/2, where they weigh so little in the result that fewer do.
 """
 
 from __future__ import annotations
@@ -62,6 +63,44 @@ EXPM1_TAIL = {
         0.00019838102161884308,
         2.535851308493875e-05,
         2.806280235745362e-06,
+    ),
+}
+# On the intervals that remain once a power of two has been taken out.
+ATANH_TAIL_NARROW = {
+    64: (
+        0.3333333333333335,
+        0.19999999999949752,
+        0.14285714312987743,
+        0.1111110556739754,
+        0.09091444562630861,
+        0.07665860800278021,
+        0.07308224842521702,
+    ),
+    32: (
+        0.33333343267440796,
+        0.1999439001083374,
+        0.14789974689483643,
+    ),
+}
+EXPM1_TAIL_NARROW = {
+    64: (
+        0.5000000000000001,
+        0.16666666666666669,
+        0.041666666666624164,
+        0.008333333333330065,
+        0.0013888888917196719,
+        0.00019841269863040545,
+        2.4801521322368692e-05,
+        2.7557268480310024e-06,
+        2.7620075879983367e-07,
+        2.5100375832561234e-08,
+    ),
+    32: (
+        0.5,
+        0.16666577756404877,
+        0.041666556149721146,
+        0.008363173343241215,
+        0.0013926175888627768,
     ),
 }
 

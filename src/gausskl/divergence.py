@@ -6,15 +6,16 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from . import _blocks, _checks, _diagnosis, _namespace, _pairs
+from . import _blocks, _checks, _diagnosis, _namespace, _pairs, fast
 from ._linalg import total
-from .gaussian import Gaussian
+from .gaussian import MOST_FORMS, Gaussian
 
 Array = Any
 Reduction = Literal["none", "sum", "mean"]
 
 REDUCTIONS = ("none", "sum", "mean")
-PATHS = ("auto", "generic")
+PATHS = ("auto", "generic", "numba")
+PATH_ASKED = "the array-API formulas, as asked"
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def kl_divergence(
     validate : bool, optional
         By default, arrays on the CPU whose values can be read are looked at again if the result holds a number that
         is not finite. ``False``: never; a bad element is NaN or inf, as are its gradients. ``True``: on a GPU as well.
-    path : {"auto", "generic"}, default "auto"
-        Which implementation runs; see :func:`plan`.
+    path : {"auto", "generic", "numba"}, default "auto"
+        Which implementation runs; see :func:`plan`. One that cannot serve the call is an error.
 
     Returns
     -------
@@ -124,9 +125,16 @@ def kl_divergence(
     >>> gk.kl_divergence(p, q)
     array([2.65836462, 0.        ])
     """
-    _checks.one_of("reduction", reduction, REDUCTIONS)
-    _checks.one_of("validate", validate, (None, True, False))
-    pair = _Pair(p, q, per_dim, path)
+    if reduction is not REDUCTIONS[0]:
+        _checks.one_of("reduction", reduction, REDUCTIONS)
+    if validate is not None:
+        _checks.one_of("validate", validate, (None, True, False))
+    job = _job(p, q, per_dim, path)
+    if not isinstance(job, str):
+        result = _by_leaf(job, p, q, reduction, validate, path)
+        if result is not None:
+            return result
+    pair = _Pair(p, q, per_dim)
     result = pair.run(validate)
     with _namespace.quiet(pair.xp):
         return pair.finish(_reduce(result, reduction, xp=pair.xp))
@@ -141,9 +149,10 @@ def plan(p: Gaussian, q: Gaussian | None = None, *, per_dim: bool = False, path:
         As in :func:`kl_divergence`.
     per_dim : bool, default False
         As in :func:`kl_divergence`.
-    path : {"auto", "generic"}, default "auto"
-        ``"generic"`` is the array-API formulas, which serve every library and every pair. ``"auto"`` takes the
-        fastest path that serves the pair.
+    path : {"auto", "generic", "numba"}, default "auto"
+        ``"generic"`` is the array-API formulas, which serve every library and every pair. ``"numba"`` is one compiled
+        pass over diagonal Gaussians in arrays of NumPy, or tensors of PyTorch on the CPU. ``"auto"`` takes the fastest
+        path that serves the pair.
 
     Returns
     -------
@@ -158,21 +167,71 @@ def plan(p: Gaussian, q: Gaussian | None = None, *, per_dim: bool = False, path:
     Examples
     --------
     >>> import gausskl as gk
-    >>> print(gk.plan(gk.Gaussian([0.0, 1.0], var=[1.0, 2.0])))
-    p: diagonal (var)
-    q: diagonal (var), the standard normal
+    >>> print(gk.plan(gk.Gaussian([0.0, 1.0], cov=[[2.0, 1.0], [1.0, 2.0]])))
+    p: dense (cov)
+    q: diagonal (std), the standard normal
     arrays: numpy, float64, computed in float64
     batch: (), dimensions: 2
-    path: generic (the array-API formulas serve every library and every pair)
+    path: generic (compiled kernels are for diagonal Gaussians)
     """
-    return _Pair(p, q, per_dim, path).plan()
+    job = _job(p, q, per_dim, path)
+    obstacle = job if isinstance(job, str) else fast.obstacle_now(job)
+    _can_serve(path, obstacle)
+    return _Pair(p, q, per_dim).plan(obstacle)
+
+
+_jobs: dict[Any, fast.Job | str] = {}
+
+
+def _job(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str) -> fast.Job | str:
+    """What a leaf is to do, or why none serves the pair; found out once for Gaussians of the same forms."""
+    known = type(p) is Gaussian and p.form.plain and (q is None or (type(q) is Gaussian and q.form.plain))
+    if known:
+        key = p.form, q and q.form, per_dim, path
+        job = _jobs.get(key)
+        if job is not None:
+            return job
+    _checks.one_of("path", path, PATHS)
+    pair = _Pair(p, q, per_dim)
+    forms = (p.form,) if q is None else (p.form, q.form)
+    job = PATH_ASKED if path == "generic" else fast.job(forms, pair.batch_shape, per_dim)
+    if isinstance(job, str):
+        _can_serve(path, job)
+    if known:
+        if len(_jobs) >= MOST_FORMS:
+            _jobs.clear()
+        _jobs[key] = job
+    return job
+
+
+def _can_serve(path: str, obstacle: str) -> None:
+    if path == "numba" and obstacle:
+        raise ValueError(f'path="numba" cannot serve this call: {obstacle}; leave path out, or give path="generic"')
+
+
+def _by_leaf(
+    job: fast.Job, p: Gaussian, q: Gaussian | None, reduction: Reduction, validate: bool | None, path: str
+) -> Array | None:
+    """The divergence by a compiled kernel; None if there can be none here and now."""
+    obstacle = fast.obstacle_now(job)
+    if not obstacle:
+        arrays = (p.mean, *p.arrays) if q is None else (p.mean, *p.arrays, q.mean, *q.arrays)
+        try:
+            result, suspect = job.leaf.divergence(job, arrays, reduction)
+        except fast.CannotCompile as error:
+            obstacle = fast.give_up(error)
+        else:
+            if suspect is not None and validate is not False:
+                _diagnosis.judge(suspect, p, _standard_normal(p) if q is None else q)
+            return result
+    _can_serve(path, obstacle)
+    return None
 
 
 class _Pair:
     """Two Gaussians that fit together: one namespace, one dtype, one batch."""
 
-    def __init__(self, p: Gaussian, q: Gaussian | None, per_dim: bool, path: str) -> None:
-        _checks.one_of("path", path, PATHS)
+    def __init__(self, p: Gaussian, q: Gaussian | None, per_dim: bool) -> None:
         _checks.gaussians(p, q, Gaussian)
         self.standard = q is None
         self.p, self.q = p, _standard_normal(p) if q is None else q
@@ -180,25 +239,26 @@ class _Pair:
         if per_dim:
             _checks.both_diagonal(self.p, self.q)
         self.per_dim = per_dim
-        typed = [side for side in (self.p, self.q) if not side.untyped] or [self.p]
+        typed = [side for side in (self.p, self.q) if not side.form.untyped] or [self.p]
         _namespace.one_library({f"the mean of {'p' if side is self.p else 'q'}": side.mean for side in typed})
         self.like = typed[0].mean
         self.xp = _namespace.namespace(self.like)
         self.dtype = _namespace.floating_dtype(self.xp, [a for side in typed for a in (side.mean, *side.arrays)])
         self.working = _namespace.computing_dtype(self.xp, self.dtype)
 
-    def plan(self) -> Plan:
+    def plan(self, obstacle: str) -> Plan:
+        """The plan of a pair that a leaf serves, or, for the reason given, does not."""
         standard = ", the standard normal" if self.standard else ""
         return Plan(
             library=_namespace.library(self.xp),
             dtype=_namespace.name_of_dtype(self.dtype),
-            computed_in=_namespace.name_of_dtype(self.working),
+            computed_in=_namespace.name_of_dtype(self.working if obstacle else self.dtype),
             p=f"{self.p.structure} ({self.p.keyword})",
             q=f"{self.q.structure} ({self.q.keyword}){standard}",
             batch_shape=self.batch_shape,
             event_size=self.p.event_size,
-            path="generic",
-            reason="the array-API formulas serve every library and every pair",
+            path="generic" if obstacle else "numba",
+            reason=obstacle or fast.REASON,
         )
 
     def run(self, validate: bool | None) -> Array:

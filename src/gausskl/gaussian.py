@@ -21,6 +21,44 @@ STRUCTURE = {
 }
 
 
+class Form:
+    """What is known of a Gaussian without its values. Gaussians share it, so that it is found out once.
+
+    A ``plain`` form belongs to arrays that are exactly NumPy's, or exactly torch's in the memory of the CPU.
+    """
+
+    __slots__ = ("batch_shape", "dtypes", "event_size", "keyword", "library", "ndims", "packing", "plain", "untyped")
+
+    def __init__(self, keyword: str, packing: str | None, mean: Array, spread: dict[str, Array], untyped: bool) -> None:
+        _checks.known_shapes({"mean": mean, **spread})
+        self.keyword, self.packing, self.untyped = keyword, packing, untyped
+        self.event_size = _checks.event_size(mean)
+        self.batch_shape = _checks.batch_shape(mean, spread)
+        self.library = _namespace.library_of(mean)
+        self.dtypes = tuple(_namespace.name_of_dtype(array.dtype) for array in (mean, *spread.values()))
+        self.ndims = tuple(array.ndim for array in (mean, *spread.values()))
+        self.plain = False
+
+
+MOST_FORMS = 1024
+_forms: dict[Any, Form] = {}
+
+
+def _form(keyword: str, packing: str | None, mean: Array, spread: dict[str, Array], untyped: bool) -> Form:
+    """The form of arrays, the one that was found before if there is one."""
+    signature = _namespace.signature(mean, *spread.values())
+    if signature is None:
+        return Form(keyword, packing, mean, spread, untyped)
+    key = (signature, packing, *spread, *["untyped"] * untyped)
+    if key not in _forms:
+        if len(_forms) >= MOST_FORMS:
+            _forms.clear()
+        form = Form(keyword, packing, mean, spread, untyped)
+        form.plain = True
+        _forms[key] = form
+    return _forms[key]
+
+
 class Gaussian:
     r"""A Gaussian, or a batch of them: a mean and exactly one description of the spread.
 
@@ -91,7 +129,7 @@ class Gaussian:
     Gaussian(numpy float64, batch=(), d=3, std)
     """
 
-    __slots__ = ("arrays", "batch_shape", "event_size", "keyword", "mean", "packing", "untyped")
+    __slots__ = ("arrays", "form", "mean")
 
     def __init__(
         self,
@@ -109,27 +147,57 @@ class Gaussian:
         cov_factor: Array | None = None,
         cov_diag: Array | None = None,
     ) -> None:
-        given = {
-            "std": std,
-            "var": var,
-            "log_std": log_std,
-            "log_var": log_var,
-            "cov": cov,
-            "scale_tril": scale_tril,
-            "packed_tril": packed_tril,
-            "precision": precision,
-            "cov_factor": cov_factor,
-            "cov_diag": cov_diag,
-        }
-        spread = {name: value for name, value in given.items() if value is not None}
-        self.keyword = _checks.one_spread(spread, packing)
-        self.packing = packing
-        arrays, self.untyped = _namespace.adopt({"mean": mean, **spread})
-        _checks.known_shapes(arrays)
-        self.mean = arrays.pop("mean")
-        self.arrays: tuple[Array, ...] = tuple(arrays.values())
-        self.event_size = _checks.event_size(self.mean)
-        self.batch_shape = _checks.batch_shape(self.mean, arrays)
+        spread: dict[str, Array] = {}
+        if std is not None:
+            spread["std"] = std
+        if var is not None:
+            spread["var"] = var
+        if log_std is not None:
+            spread["log_std"] = log_std
+        if log_var is not None:
+            spread["log_var"] = log_var
+        if cov is not None:
+            spread["cov"] = cov
+        if scale_tril is not None:
+            spread["scale_tril"] = scale_tril
+        if packed_tril is not None:
+            spread["packed_tril"] = packed_tril
+        if precision is not None:
+            spread["precision"] = precision
+        if cov_factor is not None:
+            spread["cov_factor"] = cov_factor
+        if cov_diag is not None:
+            spread["cov_diag"] = cov_diag
+        signature = _namespace.signature(mean, *spread.values())
+        form = None if signature is None else _forms.get((signature, packing, *spread))
+        if form is None:
+            keyword = _checks.one_spread(spread, packing)
+            spread, untyped = _namespace.adopt({"mean": mean, **spread})
+            mean = spread.pop("mean")
+            form = _form(keyword, packing, mean, spread, untyped)
+        self.form: Form = form
+        self.mean = mean
+        self.arrays: tuple[Array, ...] = tuple(spread.values())
+
+    @property
+    def keyword(self) -> str:
+        """The keyword that described the spread; "low_rank" for ``cov_factor`` and ``cov_diag``."""
+        return self.form.keyword
+
+    @property
+    def packing(self) -> str | None:
+        """The order of the numbers in ``packed_tril``."""
+        return self.form.packing
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch; ``()`` for a single Gaussian."""
+        return self.form.batch_shape
+
+    @property
+    def event_size(self) -> int:
+        """Number of dimensions d."""
+        return self.form.event_size
 
     @property
     def structure(self) -> str:

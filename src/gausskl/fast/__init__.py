@@ -1,0 +1,122 @@
+"""Faster paths for some arrays: what they compute, the formulas compute as well, only slower.
+
+This module is the table: which Gaussians a leaf serves. The leaves import their libraries when they are first used.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+DIAGONAL = ("std", "var", "log_std", "log_var")
+REASON = "one compiled pass over diagonal Gaussians in the memory of the CPU"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A pair of diagonal Gaussians as a leaf sees it: nothing but its values is missing."""
+
+    library: str
+    keyword: str
+    standard: bool  # q is the standard normal and has no arrays
+    bits: int
+    batch_shape: tuple[int, ...]
+    event_size: int
+    per_dim: bool
+    two_axes: bool  # every array has an axis of rows and one of dimensions, and no more
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the result without reduction."""
+        return (*self.batch_shape, self.event_size) if self.per_dim else self.batch_shape
+
+    @functools.cached_property
+    def batch(self) -> tuple[int, ...]:
+        """Batch shape with at least one axis."""
+        return self.batch_shape or (1,)
+
+    @functools.cached_property
+    def rows(self) -> int:
+        """Number of Gaussians in the batch."""
+        return math.prod(self.batch)
+
+    @functools.cached_property
+    def dtype(self) -> Any:
+        """Dtype of everything."""
+        return np.dtype(f"float{self.bits}")
+
+    @functools.cached_property
+    def forward(self) -> Any:
+        """The compiled kernel of the divergence."""
+        from . import _numba
+
+        return _numba.kernel("forward", self.keyword, self.standard, self.bits)
+
+    @functools.cached_property
+    def leaf(self) -> Any:
+        """The module that does it."""
+        try:
+            return importlib.import_module("._torch" if self.library == "torch" else "._numba", __name__)
+        except Exception as error:
+            raise CannotCompile(f"{type(error).__name__}: {error}") from error
+
+
+class CannotCompile(Exception):
+    """No kernel can be had, whatever the reason."""
+
+
+_broken = ""  # why no kernel can be had
+
+
+def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool) -> Job | str:
+    """What a leaf is to do for Gaussians of these forms, or why none serves them."""
+    p, q = forms[0], forms[-1]
+    keywords = dict.fromkeys(form.keyword for form in forms)
+    dtypes = dict.fromkeys(dtype for form in forms for dtype in form.dtypes)
+    if not all(form.plain for form in forms) or p.library != q.library:
+        return "the array-API formulas serve every library and every pair"
+    if not set(keywords) <= set(DIAGONAL):
+        return "compiled kernels are for diagonal Gaussians"
+    if len(keywords) > 1:
+        return f"compiled kernels are for two spreads of one kind, not for {' and '.join(keywords)}"
+    if list(dtypes) not in (["float32"], ["float64"]):
+        return f"compiled kernels are for float32 or float64 throughout, not for {' and '.join(dtypes)}"
+    two_axes = len(batch_shape) == 1 and {ndim for form in forms for ndim in form.ndims} == {2}
+    bits = int(p.dtypes[0].removeprefix("float"))
+    return (
+        _missing()
+        or _broken
+        or Job(p.library, p.keyword, len(forms) == 1, bits, batch_shape, p.event_size, per_dim, two_axes)
+    )
+
+
+@functools.cache
+def _missing() -> str:
+    return "" if importlib.util.find_spec("numba") else "numba is not installed: pip install gausskl[numba]"
+
+
+def obstacle_now(job: Job) -> str:
+    """Why a leaf does not serve its job here and now; "" if it does."""
+    if _broken or job.library != "torch":
+        return _broken
+    try:
+        return str(job.leaf.obstacle())
+    except CannotCompile as error:
+        return give_up(error)
+
+
+def give_up(error: CannotCompile) -> str:
+    """No kernel can be had: say so once, and leave everything to the formulas."""
+    global _broken
+    if not _broken:
+        first = str(error).strip().partition("\n")[0]
+        _broken = f"numba could not make a kernel ({first})"
+        warnings.warn(f"gausskl runs without its compiled kernels: {_broken}", RuntimeWarning, stacklevel=4)
+    return _broken

@@ -1,0 +1,98 @@
+"""Compiled kernels kept on disk, so that a second process need not compile them.
+
+Numba's own cache has one index per function, which two processes that write it at once can leave pointing at each
+other's code. Here there is no index: the name of a file is a digest of everything that decides what the code is, a
+file is written under another name and then moved into place, and it starts with a digest of what it holds. Whatever
+goes wrong with the disk, the kernel is compiled as if there were no cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding
+import numba
+from numba.core import compiler, serialize
+from numba.core.runtime import rtsys
+from numba.misc import appdirs
+
+DIGEST = 32
+SOURCES = ("_kernels.py", "_lanes.py", "_terms.py", "_disk.py", "../_series.py")
+
+
+class Cache:
+    """What a Numba dispatcher asks before it compiles, and tells afterwards."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        """The compiled kernel, or None."""
+        rtsys.initialize(target)
+        try:
+            content = self._path(signature, target).read_bytes()
+        except (OSError, RuntimeError):
+            return None
+        digest, data = content[:DIGEST], content[DIGEST:]
+        if hashlib.sha256(data).digest() != digest:
+            return None
+        needed, parts = pickle.loads(data)
+        if any(llvmlite.binding.address_of_symbol(symbol) is None for symbol in needed):
+            return None  # running it would end the process
+        return compiler.CompileResult._rebuild(target, *parts)
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        """Keep a compiled kernel."""
+        data = serialize.dumps((_needed(compiled), compiled._reduce()))
+        with contextlib.suppress(OSError, RuntimeError):
+            path = self._path(signature, compiled.target_context)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_ours(path.parent):
+                return
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+                try:
+                    file.write(hashlib.sha256(data).digest() + data)
+                    file.close()
+                    os.replace(file.name, path)
+                except BaseException:
+                    file.close()
+                    os.unlink(file.name)
+                    raise
+
+    def _path(self, signature: Any, target: Any) -> Path:
+        identity = (self.name, signature, target.codegen().magic_tuple(), _versions())
+        return folder() / f"{self.name}-{hashlib.sha256(repr(identity).encode()).hexdigest()}.kernel"
+
+
+def folder() -> Path:
+    """Where the kernels are kept: below NUMBA_CACHE_DIR if it is set, else the user's cache folder."""
+    base = numba.config.CACHE_DIR or appdirs.user_cache_dir("gausskl", appauthor=False)
+    return Path(base) / "gausskl-kernels"
+
+
+def _needed(compiled: Any) -> list[str]:
+    """Names that the code expects to find in the process."""
+    module = compiled.library._final_module
+    declared = [item.name for item in (*module.functions, *module.global_variables) if item.is_declaration]
+    return [name for name in declared if not name.startswith("llvm.")]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nobody else can write to a folder: what lies in it is executed."""
+    status = path.stat()
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    here = Path(__file__).parent
+    source = hashlib.sha256(b"\0".join((here / name).read_bytes() for name in SOURCES)).hexdigest()
+    return sys.version, numba.__version__, llvmlite.__version__, source

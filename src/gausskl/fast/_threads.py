@@ -1,0 +1,76 @@
+"""Work cut into short pieces, done by the calling thread and, if there is much of it, by a few others.
+
+Short, because Python sees Ctrl-C only between pieces. The calling thread takes part, so that work goes on whatever
+has become of the others: in a child process they are gone, and at the end of the interpreter no new ones start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+MOST = 64  # threads beyond this bring nothing to work that waits for the memory
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget() -> None:
+    """In a forked child: the threads stayed behind in the parent."""
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def count(library: str) -> int:
+    """How many threads to use: what the array library uses, else OMP_NUM_THREADS, else one per processor."""
+    if library == "torch":
+        return min(int(sys.modules["torch"].get_num_threads()), MOST)
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if wanted.isdigit() and int(wanted):
+        return min(int(wanted), MOST)
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST)
+
+
+def run(piece: Callable[[int, int], int], size: int, step: int, threads: int) -> int:
+    """Sum of ``piece(first, last)`` over pieces of ``step`` that cover ``range(size)``."""
+    if size <= step:
+        return piece(0, size)
+    todo = deque((first, min(first + step, size)) for first in range(0, size, step))
+
+    def work() -> int:
+        found = 0
+        with contextlib.suppress(IndexError):
+            while True:
+                found += piece(*todo.popleft())
+        return found
+
+    helpers = _start(work, min(threads, len(todo)) - 1)
+    try:
+        found = work()
+    except BaseException:
+        todo.clear()
+        raise
+    finally:
+        running = [helper for helper in helpers if not helper.cancel()]
+        wait(running)
+    return found + sum(helper.result() for helper in running)
+
+
+def _start(work: Callable[[], int], helpers: int) -> list[Future[int]]:
+    """Have others work too; fewer, or none, if there can be no more threads."""
+    global _pool
+    started: list[Future[int]] = []
+    if helpers > 0:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(MOST, "gausskl")
+        with contextlib.suppress(RuntimeError):  # the interpreter is shutting down, or the system has no more threads
+            while len(started) < helpers:
+                started.append(_pool.submit(work))
+    return started

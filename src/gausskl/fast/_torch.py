@@ -1,0 +1,83 @@
+"""The Numba leaf for torch tensors on the CPU. It steps aside wherever torch itself follows the computation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import array_api_compat.torch as xp
+import torch
+
+from . import CannotCompile, Job, _numba, give_up
+
+Tensor = Any
+
+
+def obstacle() -> str:
+    """Why the leaf does not serve tensors here and now; "" if it does."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a torch.func transform is at work"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode differentiation is at work"
+    if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
+        return "torch is recording operations"
+    return ""
+
+
+def divergence(job: Job, tensors: tuple[Tensor, ...], reduction: str) -> tuple[Tensor, Any]:
+    """As the function of this name for NumPy arrays, and differentiable."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                seen: list[Any] = []
+                return _Divergence.apply(job, reduction, seen, *tensors), seen[0]
+    result, suspect = _numba.divergence(job, _arrays(tensors), reduction)
+    return torch.from_numpy(result), suspect
+
+
+def _arrays(tensors: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """The memory of the tensors as NumPy arrays."""
+    try:
+        return tuple([tensor.numpy() for tensor in tensors])
+    except RuntimeError:  # a tensor asks for gradients, or is a negated view, whose memory holds the opposite
+        return tuple([tensor.detach().resolve_neg().numpy() for tensor in tensors])
+
+
+class _Divergence(torch.autograd.Function):
+    """One pass forward and one back."""
+
+    @staticmethod
+    def forward(ctx: Any, job: Job, reduction: str, seen: list[Any], *tensors: Tensor) -> Tensor:
+        values, special = _numba.by_row(job, _arrays(tensors))
+        seen.append(None if special is None else values)
+        ctx.job, ctx.reduction, ctx.special = job, reduction, special
+        ctx.save_for_backward(*tensors)
+        return torch.from_numpy(values if reduction == "none" else _numba.reduced(values, reduction))
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Any:
+        job, tensors, wanted = ctx.job, ctx.saved_tensors, ctx.needs_input_grad[3:]
+        if ctx.reduction == "mean":
+            cotangent = cotangent / math.prod(job.shape)
+        cotangent = cotangent.expand(job.shape)
+        gradients = None
+        if not (torch.is_grad_enabled() or type(cotangent) is not torch.Tensor or obstacle()):
+            (weights,) = _arrays((cotangent,))
+            try:
+                gradients = _numba.gradients(job, _arrays(tensors), weights, wanted, ctx.special)
+            except CannotCompile as error:
+                give_up(error)
+        if gradients is None:
+            return None, None, None, *_followed(job, tensors, cotangent, wanted)
+        return None, None, None, *[None if array is None else torch.from_numpy(array) for array in gradients]
+
+
+def _followed(
+    job: Job, tensors: tuple[Tensor, ...], cotangent: Tensor, wanted: tuple[bool, ...]
+) -> list[Tensor | None]:
+    """The gradients by operations that torch follows: for second derivatives, and under a transform."""
+    weights = cotangent if job.per_dim else cotangent[..., None]
+    return [
+        (weights * partial).sum_to_size(tensor.shape) if want else None
+        for tensor, partial, want in zip(tensors, _numba.partials(job, tensors, xp=xp), wanted, strict=False)
+    ]
