@@ -16,11 +16,14 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = {
     "numpy": [".[numba]"],
     "array_api_strict": [".", "array-api-strict"],
-    "torch": [".[torch]"],
+    "torch": [".[numba,torch]"],
     "jax": [".[jax]"],
     "dask": [".[dask]"],
     "cupy": [f".[{os.environ.get('GAUSSKL_CUPY', 'cupy')}]"],  # cupy-cuda13 for CUDA 13
 }
+
+# What is tested a second time, with the formulas in place of compiled kernels.
+FORMULAS = ["test_accuracy.py", "test_gradients.py", "test_rules.py", "test_transforms_torch.py"]
 
 CUDA_PROBE = """
 import cupy
@@ -64,6 +67,9 @@ def tests(session: nox.Session, backend: str) -> None:
             print(output)
             return
     session.run("pytest", "--require-backend", backend, *session.posargs)
+    if backend == "torch":  # `minimums` does this for NumPy
+        files = [f"tests/{name}" for name in FORMULAS]
+        session.run("pytest", "--require-backend", backend, "--without-numba", *files, *session.posargs)
 
 
 @nox.session

@@ -1,5 +1,7 @@
 """The `xp` fixture: every test that takes it runs once per array library."""
 
+import sys
+
 import hypothesis
 import pytest
 from array_api_extra.testing import patch_lazy_xp_functions
@@ -28,9 +30,12 @@ def pytest_addoption(parser):
         choices=LIBRARIES,
         help="test this array library and no other (may be repeated); fail if it does not work",
     )
+    parser.addoption("--without-numba", action="store_true", help="test as if Numba were not installed")
 
 
 def pytest_configure(config):
+    if config.getoption("without_numba"):
+        sys.modules["numba"] = None
     required = config.getoption("require_backend")
     for backend in Backend:
         if required and backend.library not in required:

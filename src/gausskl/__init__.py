@@ -1,8 +1,8 @@
 """Kullback-Leibler divergence between Gaussians, on whatever array you hold."""
 
-from .divergence import Plan, kl_divergence, plan
+from .divergence import Plan, kl_divergence, plan, warm_up
 from .gaussian import Gaussian
 
-__all__ = ["Gaussian", "Plan", "kl_divergence", "plan"]
+__all__ = ["Gaussian", "Plan", "kl_divergence", "plan", "warm_up"]
 
 __version__ = "0.1.0"

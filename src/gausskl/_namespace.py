@@ -92,13 +92,10 @@ def signature(*arrays: Array) -> tuple[Any, ...] | None:
         if kind is np.ndarray:
             if not (array.dtype.isnative and array.flags.aligned):
                 return None
-        elif kind in _tensors or _is_tensor(kind):
-            if _torch.compiler.is_compiling() or not array.is_cpu or array.layout is not _torch.strided:
-                return None
-        else:
+        elif not (kind in _tensors or _is_tensor(kind)) or array.layout is not _torch.strided or not array.is_cpu:
             return None
         found += array.dtype, array.shape
-    return tuple(found)
+    return None if _torch is not None and _torch.compiler.is_compiling() else tuple(found)
 
 
 def _is_tensor(kind: type) -> bool:

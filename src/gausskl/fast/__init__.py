@@ -55,21 +55,32 @@ class Job:
     @functools.cached_property
     def forward(self) -> Any:
         """The compiled kernel of the divergence."""
-        from . import _numba
+        return self.kernel("forward")
 
-        return _numba.kernel("forward", self.keyword, self.standard, self.bits)
+    @functools.cached_property
+    def backward(self) -> Any:
+        """The compiled kernel of the gradients."""
+        return self.kernel("backward")
+
+    def kernel(self, kind: str) -> Any:
+        """A compiled kernel, "forward" or "backward"."""
+        return _import("_numba").kernel(kind, self.keyword, self.standard, self.bits)
 
     @functools.cached_property
     def leaf(self) -> Any:
         """The module that does it."""
-        try:
-            return importlib.import_module("._torch" if self.library == "torch" else "._numba", __name__)
-        except Exception as error:
-            raise CannotCompile(f"{type(error).__name__}: {error}") from error
+        return _import("_torch" if self.library == "torch" else "_numba")
 
 
 class CannotCompile(Exception):
     """No kernel can be had, whatever the reason."""
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(f".{name}", __name__)
+    except Exception as error:
+        raise CannotCompile(f"{type(error).__name__}: {error}") from error
 
 
 _broken = ""  # why no kernel can be had

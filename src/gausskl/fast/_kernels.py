@@ -23,13 +23,27 @@ BACKWARD_BLOCK = 512
 OPTIONS = {"error_model": "numpy", "nogil": True}
 
 
+def _compiled(*key: Any) -> Any:
+    """Numba's decorator for a function that differs with ``key``.
+
+    Kernels from several processes meet in one when they come from the disk, and of two functions of one name the
+    linker keeps the first. So a name must say all of what the function is.
+    """
+
+    def decorate(function: Any) -> Any:
+        function.__qualname__ = "_".join([function.__name__, *map(str, key)])
+        return njit(**OPTIONS)(function)
+
+    return decorate
+
+
 @functools.cache
 def _fetch(bits: int) -> Any:
     """How a block of an input becomes contiguous: it is already, it was copied before, or it is copied now."""
     size = bits // 8
     get, put = _lanes.get(bits), _lanes.put(bits)
 
-    @njit(**OPTIONS)
+    @_compiled(bits)
     def fetch(base, strides, i, j, rows, columns, tile, refill):  # type: ignore[no-untyped-def]
         row_stride, stride = strides
         source = base + i * row_stride + j * stride
@@ -44,7 +58,7 @@ def _fetch(bits: int) -> Any:
     return fetch
 
 
-@njit(**OPTIONS)
+@_compiled()
 def _strides(array):  # type: ignore[no-untyped-def]
     """Bytes from row to row and from number to number; an axis of length 1 stands still."""
     return array.strides[0] * (array.shape[0] > 1), array.strides[1] * (array.shape[1] > 1)
@@ -66,7 +80,7 @@ def forward(keyword: str, standard: bool, bits: int) -> Any:
     top = bits - 2
     unsigned = types.uint64
 
-    @njit(**OPTIONS)
+    @_compiled("forward", keyword, standard, bits)
     def kernel(mean_p, spread_p, mean_q, spread_q, out, per_dim, first, last):  # type: ignore[no-untyped-def]
         d = mean_p.shape[1]
         columns = min(d, block)
@@ -99,7 +113,7 @@ def forward(keyword: str, standard: bool, bits: int) -> Any:
                     e = fetch(at_e, by_e, i, j, rows, wide, tiles + 3 * tile, refill)
                     marks = terms((a, b, c, e), (target,), rows * wide)
                 if unsigned(marks) >> unsigned(top):
-                    if wide > 1 or not per_dim:
+                    if rows * wide > 1 or not per_dim:
                         marked = True
                         break
                     out[i, j] = np.nan
@@ -155,12 +169,12 @@ def backward(keyword: str, standard: bool, bits: int) -> Any:
     fetch = _fetch(bits)
     number = _lanes.NUMBER[bits]
 
-    @njit(**OPTIONS)
+    @_compiled(bits)
     def target(gradient, i, j, rows, columns, tile):  # type: ignore[no-untyped-def]
         in_place = gradient.shape[0] == 1 and (rows == 1 or gradient.strides[1] == columns * size)
         return address_of(gradient) + i * gradient.strides[1] + j * size if in_place else tile
 
-    @njit(**OPTIONS)
+    @_compiled(bits)
     def deliver(gradient, i, j, rows, columns, tile):  # type: ignore[no-untyped-def]
         if gradient.shape[0] == 1 and not (rows == 1 or gradient.strides[1] == columns * size):
             for k in range(rows):
@@ -180,7 +194,7 @@ def backward(keyword: str, standard: bool, bits: int) -> Any:
                     at = row + j * size
                     add((at, at + low, part), (at, at + low), columns)
 
-    @njit(**OPTIONS)
+    @_compiled("backward", keyword, standard, bits)
     def kernel(mean_p, spread_p, mean_q, spread_q, cotangent, g0, g1, g2, g3, first, last):  # type: ignore[no-untyped-def]
         d = mean_p.shape[1]
         columns = min(d, block)

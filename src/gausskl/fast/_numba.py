@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from numpy.lib.stride_tricks import as_strided
 
 from .. import _blocks, _namespace, _pairs
 from .._gradients import RULES
-from .._linalg import total
 from . import CannotCompile, Job, _disk, _kernels, _threads
 
 Array = Any
@@ -73,27 +72,32 @@ def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
 
 
 def reduced(values: Array, reduction: str) -> Array:
-    """Sum or mean of the results over the batch."""
+    """Sum or mean of the results over the batch, in float64. NumPy sums in pairs, by the number of them alone."""
     with np.errstate(all="ignore"):
-        whole = total(values.reshape(-1).astype(np.float64), xp=np)
+        whole = values.sum(dtype=np.float64)
         return np.asarray(whole if reduction == "sum" else whole / np.float64(values.size), values.dtype)
 
 
 def gradients(
-    job: Job, arrays: tuple[Array, ...], cotangent: Array, wanted: tuple[bool, ...], special: Array | None
+    job: Job,
+    arrays: tuple[Array, ...],
+    cotangent: Array,
+    wanted: tuple[bool, ...],
+    special: Array | None,
+    empty: Callable[[tuple[int, ...], Any], Array] = np.empty,
 ) -> list[Array | None]:
     """Gradients of ``sum(cotangent * divergence)`` by the arrays, of their shapes; None for those not wanted.
 
-    ``cotangent`` has the shape of the result, and ``special`` is what :func:`divergence` said of the rows.
+    ``cotangent`` has the shape of the result, ``special`` is what :func:`by_row` said of the rows, and ``empty``
+    makes an array.
     """
-    function = kernel("backward", job.keyword, job.standard, job.bits)
     weights = cotangent if job.per_dim else cotangent[..., None]
-    targets = [_target(job, array, want, special) for array, want in zip(arrays, wanted, strict=True)]
+    targets = [_target(job, array, want, special, empty) for array, want in zip(arrays, wanted, strict=True)]
     # A sum over rows goes through them in order, so that it does not depend on the number of threads.
     in_order = any(len(target) == 2 for target in targets)
     inputs, outputs = (2 * arrays, 2 * targets) if job.standard else (arrays, targets)
     for rows, views in _as_rows(job, (*inputs, weights, *outputs)):
-        _run(function, job, views, rows, in_order)
+        _run(job.backward, job, views, rows, in_order)
     for part in _parts(job, special):
         _correct(job, arrays, weights, targets, part)
     return [
@@ -161,17 +165,19 @@ def _merged(shape: tuple[int, ...], strides: list[list[int]]) -> tuple[list[int]
 # Gradients.
 
 
-def _target(job: Job, array: Array, want: bool, special: Array | None) -> Array:
+def _target(job: Job, array: Array, want: bool, special: Array | None, empty: Callable[..., Array]) -> Array:
     """Where a kernel puts a gradient: see its docstring."""
     whole = (*job.batch, job.event_size)
     if not want:
         return np.empty((0,) + (1,) * len(whole), job.dtype)
     own = (1,) * (len(whole) - array.ndim) + array.shape
-    return np.empty((1, *whole), job.dtype) if own == whole or special is not None else np.zeros((2, *own), job.dtype)
+    return empty((1, *whole), job.dtype) if own == whole or special is not None else np.zeros((2, *own), job.dtype)
 
 
 def _finished(target: Array, shape: tuple[int, ...]) -> Array:
     """The gradient of an input of this shape."""
+    if target.shape[1:] == shape:
+        return target[0]
     if len(target) == 2:
         high, low = target
         return np.where(np.isfinite(high), high + low, high).reshape(shape)

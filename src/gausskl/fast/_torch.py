@@ -6,7 +6,11 @@ import math
 from typing import Any
 
 import array_api_compat.torch as xp
+import numpy as np
 import torch
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from . import CannotCompile, Job, _numba, give_up
 
@@ -15,11 +19,11 @@ Tensor = Any
 
 def obstacle() -> str:
     """Why the leaf does not serve tensors here and now; "" if it does."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if peek_interpreter_stack() is not None:
         return "a torch.func transform is at work"
-    if torch.autograd.forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0:
         return "forward-mode differentiation is at work"
-    if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
+    if _len_torch_dispatch_stack() or _get_tracing_state() is not None:
         return "torch is recording operations"
     return ""
 
@@ -38,9 +42,16 @@ def divergence(job: Job, tensors: tuple[Tensor, ...], reduction: str) -> tuple[T
 def _arrays(tensors: tuple[Tensor, ...]) -> tuple[Any, ...]:
     """The memory of the tensors as NumPy arrays."""
     try:
-        return tuple([tensor.numpy() for tensor in tensors])
-    except RuntimeError:  # a tensor asks for gradients, or is a negated view, whose memory holds the opposite
+        return tuple([(tensor.detach() if tensor.requires_grad else tensor).numpy() for tensor in tensors])
+    except RuntimeError:  # a negated view, whose memory holds the opposite
         return tuple([tensor.detach().resolve_neg().numpy() for tensor in tensors])
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array in torch's memory if it is large: NumPy would ask the system for it anew each time."""
+    if math.prod(shape) < 2**18:
+        return np.empty(shape, dtype)
+    return torch.empty(shape, dtype=getattr(torch, dtype.name)).numpy()
 
 
 class _Divergence(torch.autograd.Function):
@@ -57,14 +68,13 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
         job, tensors, wanted = ctx.job, ctx.saved_tensors, ctx.needs_input_grad[3:]
-        if ctx.reduction == "mean":
-            cotangent = cotangent / math.prod(job.shape)
-        cotangent = cotangent.expand(job.shape)
+        if ctx.reduction != "none":
+            cotangent = (cotangent / math.prod(job.shape) if ctx.reduction == "mean" else cotangent).expand(job.shape)
         gradients = None
         if not (torch.is_grad_enabled() or type(cotangent) is not torch.Tensor or obstacle()):
             (weights,) = _arrays((cotangent,))
             try:
-                gradients = _numba.gradients(job, _arrays(tensors), weights, wanted, ctx.special)
+                gradients = _numba.gradients(job, _arrays(tensors), weights, wanted, ctx.special, _empty)
             except CannotCompile as error:
                 give_up(error)
         if gradients is None:
