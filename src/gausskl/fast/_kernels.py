@@ -19,6 +19,7 @@ from ._terms import FORMULAS
 
 FORWARD_BLOCK = 1024  # numbers of each input in a block
 BACKWARD_BLOCK = 512
+STREAM = 2**21  # bytes of a gradient that nobody should expect to find in a cache
 
 OPTIONS = {"error_model": "numpy", "nogil": True}
 
@@ -163,11 +164,17 @@ def backward(keyword: str, standard: bool, bits: int) -> Any:
     """
     size = bits // 8
     block = BACKWARD_BLOCK
-    partials = _lanes.elementwise(_pulled(FORMULAS[keyword, standard].gradient), bits)
+    gradient = _pulled(FORMULAS[keyword, standard].gradient)
+    partials, streamed = _lanes.elementwise(gradient, bits), _lanes.elementwise(gradient, bits, streaming=True)
     total, scratch, put, get = _lanes.total(bits), _lanes.scratch(9 * block * size), _lanes.put(bits), _lanes.get(bits)
     add = _lanes.elementwise(_two_sum, bits)
     fetch = _fetch(bits)
     number = _lanes.NUMBER[bits]
+
+    @_compiled(bits)
+    def streams(gradient, d):  # type: ignore[no-untyped-def]
+        aligned = address_of(gradient) % _lanes.BYTES == 0 and d * size % _lanes.BYTES == 0
+        return len(gradient) == 1 and aligned and gradient.strides[1] == d * size and gradient.size * size >= STREAM
 
     @_compiled(bits)
     def target(gradient, i, j, rows, columns, tile):  # type: ignore[no-untyped-def]
@@ -204,6 +211,7 @@ def backward(keyword: str, standard: bool, bits: int) -> Any:
         at_a, at_b, at_c, at_e = address_of(mean_p), address_of(spread_p), address_of(mean_q), address_of(spread_q)
         by_a, by_b, by_c, by_e = _strides(mean_p), _strides(spread_p), _strides(mean_q), _strides(spread_q)
         at_w, by_w = address_of(cotangent), _strides(cotangent)
+        stream = streams(g0, d) and streams(g1, d) and streams(g2, d) and streams(g3, d)
         for i in range(first, last, most):
             rows = min(most, last - i)
             refill = i == first or columns < d
@@ -215,13 +223,19 @@ def backward(keyword: str, standard: bool, bits: int) -> Any:
                 t0 = target(g0, i, j, rows, wide, tiles + 5 * tile)
                 t1 = target(g1, i, j, rows, wide, tiles + 6 * tile)
                 if standard:
-                    partials((w, a, b), (t0, t1), rows * wide)
+                    if stream:
+                        streamed((w, a, b), (t0, t1), rows * wide)
+                    else:
+                        partials((w, a, b), (t0, t1), rows * wide)
                 else:
                     c = fetch(at_c, by_c, i, j, rows, wide, tiles + 3 * tile, refill)
                     e = fetch(at_e, by_e, i, j, rows, wide, tiles + 4 * tile, refill)
                     t2 = target(g2, i, j, rows, wide, tiles + 7 * tile)
                     t3 = target(g3, i, j, rows, wide, tiles + 8 * tile)
-                    partials((w, a, b, c, e), (t0, t1, t2, t3), rows * wide)
+                    if stream:
+                        streamed((w, a, b, c, e), (t0, t1, t2, t3), rows * wide)
+                    else:
+                        partials((w, a, b, c, e), (t0, t1, t2, t3), rows * wide)
                     deliver(g2, i, j, rows, wide, t2)
                     deliver(g3, i, j, rows, wide, t3)
                 deliver(g0, i, j, rows, wide, t0)

@@ -149,6 +149,13 @@ def _store(builder: Any, value: Any, address: Any, bits: int) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = bits // 8
 
 
+def _stream(builder: Any, value: Any, address: Any, bits: int) -> None:
+    """Store past the caches, which would read the old numbers first; to addresses that vectors are aligned to."""
+    stored = builder.store(value, builder.inttoptr(address, value.type.as_pointer()))
+    stored.align = BYTES
+    stored.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+
+
 def _prefetch(builder: Any, address: Any) -> None:
     byte = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
@@ -204,13 +211,14 @@ def _whole(builder: Any, count: Any, lanes: int) -> Any:
 
 
 @functools.cache
-def elementwise(formula: Callable[..., Any], bits: int) -> Any:
+def elementwise(formula: Callable[..., Any], bits: int, streaming: bool = False) -> Any:
     """Function ``(inputs, outputs, count) -> int`` that applies a formula to ``count`` numbers.
 
     Inputs and outputs are tuples of addresses. The formula takes :class:`Lanes` and returns a tuple: as many as there
-    are outputs, and one of integers; the function returns all of these integers or-ed together.
+    are outputs, and one of integers; the function returns all of these integers or-ed together. With ``streaming``
+    the outputs bypass the caches, and have to be aligned and made of whole vectors.
     """
-    kind, lanes = vector(FLOAT[bits]), 8 * BYTES // bits
+    kind, lanes, put = vector(FLOAT[bits]), 8 * BYTES // bits, _stream if streaming else _store
     integers = vector(ir.IntType(bits))
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -231,10 +239,11 @@ def elementwise(formula: Callable[..., Any], bits: int) -> Any:
 
         whole = _whole(builder, count, lanes)
         with cgutils.for_range_slice(builder, I64(0), whole, I64(lanes)) as (index, _):
-            apply(index, load, lambda value, address: _store(builder, value, address, bits))
-        with builder.if_then(builder.icmp_signed("<", whole, count), likely=False):
-            rest = _Rest(builder, builder.sub(count, whole), bits)
-            apply(whole, functools.partial(rest.load, missing=1.0), rest.store)
+            apply(index, load, lambda value, address: put(builder, value, address, bits))
+        if not streaming:
+            with builder.if_then(builder.icmp_signed("<", whole, count), likely=False):
+                rest = _Rest(builder, builder.sub(count, whole), bits)
+                apply(whole, functools.partial(rest.load, missing=1.0), rest.store)
         name = f"llvm.vector.reduce.or.v{lanes}i{bits}"
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.IntType(bits), [integers]), name)
         found = builder.call(function, [builder.load(marks)])
@@ -258,26 +267,29 @@ def total(bits: int) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address, count = args
         zero = ir.Constant(kind, [0.0] * lanes)
-        sums = [cgutils.alloca_once_value(builder, zero) for _ in range(ACCUMULATORS)]
+        result = cgutils.alloca_once_value(builder, zero)
 
-        def add(k: int, value: Any) -> None:
-            builder.store(builder.fadd(builder.load(sums[k]), value), sums[k])
+        def add(value: Any, place: Any = result) -> None:
+            builder.store(builder.fadd(builder.load(place), value), place)
 
         many = _whole(builder, count, lanes * ACCUMULATORS)
-        with cgutils.for_range_slice(builder, I64(0), many, I64(lanes * ACCUMULATORS)) as (index, _):
-            for k in range(ACCUMULATORS):
-                at = _address(builder, address, builder.add(index, I64(k * lanes)), bits)
-                add(k, _load(builder, at, kind, bits))
+        with builder.if_then(builder.icmp_signed(">", many, I64(0))):
+            sums = [cgutils.alloca_once_value(builder, zero) for _ in range(ACCUMULATORS)]
+            with cgutils.for_range_slice(builder, I64(0), many, I64(lanes * ACCUMULATORS)) as (index, _):
+                for k, place in enumerate(sums):
+                    at = _address(builder, address, builder.add(index, I64(k * lanes)), bits)
+                    add(_load(builder, at, kind, bits), place)
+            values = [builder.load(place) for place in sums]
+            while len(values) > 1:
+                values = [builder.fadd(a, b) for a, b in zip(values[::2], values[1::2], strict=True)]
+            add(values[0])
         whole = _whole(builder, count, lanes)
         with cgutils.for_range_slice(builder, many, whole, I64(lanes)) as (index, _):
-            add(0, _load(builder, _address(builder, address, index, bits), kind, bits))
+            add(_load(builder, _address(builder, address, index, bits), kind, bits))
         with builder.if_then(builder.icmp_signed("<", whole, count)):
             rest = _Rest(builder, builder.sub(count, whole), bits)
-            add(1, rest.load(_address(builder, address, whole, bits), missing=0.0))
-        values = [builder.load(part) for part in sums]
-        while len(values) > 1:
-            values = [builder.fadd(a, b) for a, b in zip(values[::2], values[1::2], strict=True)]
-        (value,) = values
+            add(rest.load(_address(builder, address, whole, bits), missing=0.0))
+        value = builder.load(result)
         width = lanes
         while width > 1:
             width //= 2
