@@ -37,22 +37,21 @@ class Cache:
     def load_overload(self, signature: Any, target: Any) -> Any:
         """The compiled kernel, or None."""
         rtsys.initialize(target)
-        try:
-            content = self._path(signature, target).read_bytes()
-        except (OSError, RuntimeError):
-            return None
-        digest, data = content[:DIGEST], content[DIGEST:]
-        if hashlib.sha256(data).digest() != digest:
-            return None
-        needed, parts = pickle.loads(data)
-        if any(llvmlite.binding.address_of_symbol(symbol) is None for symbol in needed):
-            return None  # running it would end the process
-        return compiler.CompileResult._rebuild(target, *parts)
+        with contextlib.suppress(Exception):  # whatever is wrong with it, it can be compiled
+            path = self._path(signature, target)
+            content = path.read_bytes()
+            digest, data = content[:DIGEST], content[DIGEST:]
+            if _is_ours(path.parent) and hashlib.sha256(data).digest() == digest:
+                needed, parts = pickle.loads(data)
+                # To run code that looks for something in vain would end the process.
+                if all(llvmlite.binding.address_of_symbol(symbol) is not None for symbol in needed):
+                    return compiler.CompileResult._rebuild(target, *parts)
+        return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keep a compiled kernel."""
-        data = serialize.dumps((_needed(compiled), compiled._reduce()))
-        with contextlib.suppress(OSError, RuntimeError):
+        with contextlib.suppress(Exception):  # no cache, then
+            data = serialize.dumps((_needed(compiled), compiled._reduce()))
             path = self._path(signature, compiled.target_context)
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not _is_ours(path.parent):
