@@ -90,9 +90,9 @@ class Lanes:
         """The same bits read as floats."""
         return self._new(self.builder.bitcast(self.value, vector(FLOAT[self.bits])))
 
-    def is_zero(self) -> Lanes:
-        """Whether an integer is 0."""
-        return self._new(self.builder.icmp_signed("==", self.value, self._like(0)))
+    def at_least(self, limit: int) -> Lanes:
+        """Whether an integer is at least ``limit``."""
+        return self._new(self.builder.icmp_signed(">=", self.value, self._like(limit)))
 
     def at_most(self, limit: float) -> Lanes:
         """Whether the size of a float is at most ``limit``."""

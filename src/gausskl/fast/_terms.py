@@ -63,19 +63,30 @@ def _too_large(x: Lanes) -> Lanes:
 # The two functions.
 
 
+TWICE_ATANH_TAIL = {bits: tuple(2 * c for c in tail) for bits, tail in ATANH_TAIL_NARROW.items()}
+
+
 def _gap(x: Lanes, ratio: Lanes) -> Lanes:
-    """G(a, b) from x = (a - b)/b and ratio = a/b = 2^e m, sqrt(1/2) <= m < sqrt(2)."""
+    """G(a, b) from x = (a - b)/b and ratio = a/b = 2^e m, sqrt(1/2) <= m < sqrt(2).
+
+    With y = m - 1 it is (x - y - e ln(2)) + (y - log1p(y)). Unless e < -1, where 1 + x has lost its digits, the first
+    part is (1 - 2^-e) x + (1 - 2^-e - e ln(2)), in which nothing is rounded that cancels. Below 1/2, ratio - 1 is the
+    better x, because its error is the one that y has too.
+    """
     bits = x.bits
     mantissa, magic, (ln2_high, ln2_low), *_ = PRECISION[bits]
-    integer = ratio.as_integers()
-    e = (integer - _integer(math.sqrt(0.5), bits)) >> mantissa
-    m = (integer - (e << mantissa)).as_floats()
+    e = (ratio.as_integers() - _integer(math.sqrt(0.5), bits)) >> mantissa
     power = (e + _integer(magic, bits)).as_floats() - magic
-    y = where(e.is_zero(), x, m - 1.0)
+    scale = ((_integer(1.0, bits) >> mantissa) - e << mantissa).as_floats()
+    x = where(ratio.as_integers().at_least(_integer(0.5, bits)), x, ratio - 1.0)
+    precise = e.at_least(-1)
+    less = where(precise, scale - 1.0, -1.0)
+    y = fma(scale, where(precise, x, ratio), less)
     s = y / (2.0 + y)
     z = s * s
-    tail = fma(-2.0 * z, polynomial(ATANH_TAIL_NARROW, z), y)
-    return fma(s, tail, fma(-power, ln2_low, fma(-power, ln2_high, x - y)))
+    constant = fma(-power, ln2_high, -where(precise, less, y))
+    first = fma(-power, ln2_low, fma(-less, x, constant))
+    return fma(s, fma(-z, polynomial(TWICE_ATANH_TAIL, z), y), first)
 
 
 def _power_of_two(t: Lanes) -> tuple[Lanes, Lanes]:
