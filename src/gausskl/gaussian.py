@@ -50,13 +50,14 @@ def _form(keyword: str, packing: str | None, mean: Array, spread: dict[str, Arra
     if signature is None:
         return Form(keyword, packing, mean, spread, untyped)
     key = (signature, packing, *spread, *["untyped"] * untyped)
-    if key not in _forms:
-        if len(_forms) >= MOST_FORMS:
-            _forms.clear()
+    form = _forms.get(key)
+    if form is None:
         form = Form(keyword, packing, mean, spread, untyped)
         form.plain = True
+        if len(_forms) >= MOST_FORMS:
+            _forms.clear()
         _forms[key] = form
-    return _forms[key]
+    return form
 
 
 class Gaussian:

@@ -9,7 +9,9 @@ import functools
 import importlib
 import importlib.util
 import math
+import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,24 @@ import numpy as np
 
 DIAGONAL = ("std", "var", "log_std", "log_var")
 REASON = "one compiled pass over diagonal Gaussians in the memory of the CPU"
+
+
+class _Once:
+    """A property that is found out once.
+
+    Unlike ``functools.cached_property`` of Python 3.11 it takes no lock, which another thread could hold when the
+    process forks.
+    """
+
+    def __init__(self, find: Callable[[Any], Any]) -> None:
+        self.find, self.__doc__ = find, find.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, job: Any, owner: type | None = None) -> Any:
+        value = job.__dict__[self.name] = self.find(job)
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,32 +52,32 @@ class Job:
     per_dim: bool
     two_axes: bool  # every array has an axis of rows and one of dimensions, and no more
 
-    @functools.cached_property
+    @_Once
     def shape(self) -> tuple[int, ...]:
         """Shape of the result without reduction."""
         return (*self.batch_shape, self.event_size) if self.per_dim else self.batch_shape
 
-    @functools.cached_property
+    @_Once
     def batch(self) -> tuple[int, ...]:
         """Batch shape with at least one axis."""
         return self.batch_shape or (1,)
 
-    @functools.cached_property
+    @_Once
     def rows(self) -> int:
         """Number of Gaussians in the batch."""
         return math.prod(self.batch)
 
-    @functools.cached_property
+    @_Once
     def dtype(self) -> Any:
         """Dtype of everything."""
         return np.dtype(f"float{self.bits}")
 
-    @functools.cached_property
+    @_Once
     def forward(self) -> Any:
         """The compiled kernel of the divergence."""
         return self.kernel("forward")
 
-    @functools.cached_property
+    @_Once
     def backward(self) -> Any:
         """The compiled kernel of the gradients."""
         return self.kernel("backward")
@@ -66,7 +86,7 @@ class Job:
         """A compiled kernel, "forward" or "backward"."""
         return _import("_numba").kernel(kind, self.keyword, self.standard, self.bits)
 
-    @functools.cached_property
+    @_Once
     def leaf(self) -> Any:
         """The module that does it."""
         return _import("_torch" if self.library == "torch" else "_numba")
@@ -129,5 +149,8 @@ def give_up(error: CannotCompile) -> str:
     if not _broken:
         first = str(error).strip().partition("\n")[0]
         _broken = f"numba could not make a kernel ({first})"
-        warnings.warn(f"gausskl runs without its compiled kernels: {_broken}", RuntimeWarning, stacklevel=4)
+        level = 1  # the first line that is not this package's
+        while sys._getframe(level).f_globals["__name__"].partition(".")[0] == __name__.partition(".")[0]:
+            level += 1
+        warnings.warn(f"gausskl runs without its compiled kernels: {_broken}", RuntimeWarning, stacklevel=level + 1)
     return _broken

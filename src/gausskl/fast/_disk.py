@@ -50,7 +50,7 @@ class Cache:
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keep a compiled kernel."""
-        with contextlib.suppress(Exception):  # no cache, then
+        with contextlib.suppress(Exception):  # then it is not kept
             data = serialize.dumps((_needed(compiled), compiled._reduce()))
             path = self._path(signature, compiled.target_context)
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -73,8 +73,10 @@ class Cache:
 
 def folder() -> Path:
     """Where the kernels are kept: below NUMBA_CACHE_DIR if it is set, else the user's cache folder."""
-    base = numba.config.CACHE_DIR or appdirs.user_cache_dir("gausskl", appauthor=False)
-    return Path(base) / "gausskl-kernels"
+    base = Path(numba.config.CACHE_DIR or appdirs.user_cache_dir("gausskl", appauthor=False))
+    if not base.is_absolute() and not numba.config.CACHE_DIR:
+        raise RuntimeError("nobody knows where home is")
+    return base / "gausskl-kernels"
 
 
 def _needed(compiled: Any) -> list[str]:

@@ -33,9 +33,11 @@ def kernel(kind: str, keyword: str, standard: bool, bits: int) -> Any:
     """A compiled kernel; from disk if it was compiled before."""
     try:
         dispatcher, signature = getattr(_kernels, kind)(keyword, standard, bits)
-        dispatcher._cache = _disk.Cache(f"{kind}-{keyword}-{'standard' if standard else 'pair'}-{bits}")
-        dispatcher.compile(signature)
-        dispatcher.disable_compile()
+        with global_compiler_lock:
+            if not dispatcher.signatures:  # another thread may have been here
+                dispatcher._cache = _disk.Cache(f"{kind}-{keyword}-{'standard' if standard else 'pair'}-{bits}")
+                dispatcher.compile(signature)
+                dispatcher.disable_compile()
     except Exception as error:
         raise CannotCompile(f"{type(error).__name__}: {error}") from error
     return dispatcher

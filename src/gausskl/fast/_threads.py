@@ -67,10 +67,19 @@ def _start(work: Callable[[], int], helpers: int) -> list[Future[int]]:
     """Have others work too; fewer, or none, if there can be no more threads."""
     global _pool
     started: list[Future[int]] = []
-    if helpers > 0:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(MOST, "gausskl")
-        with contextlib.suppress(RuntimeError):  # the interpreter is shutting down, or the system has no more threads
-            while len(started) < helpers:
-                started.append(_pool.submit(work))
+    for _ in range(helpers):
+        pool = _pool = _pool or ThreadPoolExecutor(MOST, "gausskl")
+        # A pool that fails to start a thread has queued the work nevertheless: it must not begin then.
+        counted: Future[bool] = Future()
+        before = len(started)
+        try:
+            started.append(pool.submit(_work_if, counted, work))
+        except RuntimeError:  # the interpreter is shutting down, or the system has no more threads
+            break
+        finally:
+            counted.set_result(len(started) > before)
     return started
+
+
+def _work_if(counted: Future[bool], work: Callable[[], int]) -> int:
+    return work() if counted.result() else 0
