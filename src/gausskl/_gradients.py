@@ -58,7 +58,7 @@ def with_gradient(gradient: Formula, event_axes: tuple[int, ...] | None = None) 
 def along(rule: Rule, index: int, cotangent: Any) -> Any:
     """Give ``cotangent``, of the shape of the result, the event axes of argument ``index``."""
     axes = rule.event_axes[index] if rule.event_axes else 0
-    return cotangent[(..., *(None,) * axes)]
+    return cotangent[(..., *(None,) * axes)] if axes else cotangent
 
 
 def directional(rule: Rule, partials: Any, tangents: Any) -> Any:

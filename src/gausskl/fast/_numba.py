@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -178,15 +179,18 @@ def _target(job: Job, array: Array, want: bool, special: Array | None, empty: Ca
 
 def _finished(target: Array, shape: tuple[int, ...]) -> Array:
     """The gradient of an input of this shape."""
-    if target.shape[1:] == shape:
-        return target[0]
     if len(target) == 2:
         high, low = target
         return np.where(np.isfinite(high), high + low, high).reshape(shape)
-    own = (1,) * (target.ndim - 1 - len(shape)) + shape
-    axes = tuple(k for k, size in enumerate(own) if size < target.shape[1 + k])
-    summed = target[0].sum(axis=axes, dtype=np.float64, keepdims=True).astype(target.dtype) if axes else target[0]
-    return summed.reshape(shape)
+    whole = target[0]
+    if whole.size == math.prod(shape):
+        return whole if whole.shape == shape else whole.reshape(shape)
+    own = (1,) * (whole.ndim - len(shape)) + shape
+    axes = [k for k, size in enumerate(own) if size < whole.shape[k]]
+    last = np.moveaxis(whole, axes, range(-len(axes), 0))  # NumPy sums in pairs along the last axis only
+    kept, summed = last.shape[: -len(axes)], last.shape[-len(axes) :]
+    flat = np.ascontiguousarray(last, np.float64).reshape(*kept, math.prod(summed))
+    return np.asarray(flat.sum(axis=-1), target.dtype).reshape(shape)
 
 
 # Rows that the vector formulas do not serve: the formulas of the library do.

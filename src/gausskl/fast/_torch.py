@@ -8,8 +8,9 @@ from typing import Any
 import array_api_compat.torch as xp
 import numpy as np
 import torch
-from torch._C import _get_tracing_state, _len_torch_dispatch_stack
-from torch._C._functorch import peek_interpreter_stack
+from torch._C import DispatchKey, _get_tracing_state, _len_torch_dispatch_stack
+from torch._C import _dispatch_tls_is_dispatch_key_included as _is_included
+from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from . import CannotCompile, Job, _numba, give_up
@@ -23,7 +24,7 @@ def obstacle() -> str:
         return "a torch.func transform is at work"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is at work"
-    if _len_torch_dispatch_stack() or _get_tracing_state() is not None:
+    if _len_torch_dispatch_stack() or _get_tracing_state() is not None or _is_included(DispatchKey.PreDispatch):
         return "torch is recording operations"
     return ""
 
@@ -71,7 +72,8 @@ class _Divergence(torch.autograd.Function):
         if ctx.reduction != "none":
             cotangent = (cotangent / math.prod(job.shape) if ctx.reduction == "mean" else cotangent).expand(job.shape)
         gradients = None
-        if not (torch.is_grad_enabled() or type(cotangent) is not torch.Tensor or obstacle()):
+        plain = type(cotangent) is torch.Tensor and not is_legacy_batchedtensor(cotangent)
+        if plain and not torch.is_grad_enabled() and not obstacle():
             (weights,) = _arrays((cotangent,))
             try:
                 gradients = _numba.gradients(job, _arrays(tensors), weights, wanted, ctx.special, _empty)
@@ -86,7 +88,7 @@ def _followed(
     job: Job, tensors: tuple[Tensor, ...], cotangent: Tensor, wanted: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """The gradients by operations that torch follows: for second derivatives, and under a transform."""
-    weights = cotangent if job.per_dim else cotangent[..., None]
+    weights = cotangent if job.per_dim else cotangent.unsqueeze(-1)
     return [
         (weights * partial).sum_to_size(tensor.shape) if want else None
         for tensor, partial, want in zip(tensors, _numba.partials(job, tensors, xp=xp), wanted, strict=False)
