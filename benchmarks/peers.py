@@ -60,9 +60,9 @@ def ours(keyword, *arrays):
     return gk.kl_divergence(*gaussians(keyword, *arrays))
 
 
-def ours_std(mean_p, std_p, mean_q, std_q):
+def ours_std(mean_p, std_p, mean_q, std_q, reduction="none"):
     """As a user would write it: in small calls the detour through `gaussians` would be seen."""
-    return gk.kl_divergence(gk.Gaussian(mean_p, std=std_p), gk.Gaussian(mean_q, std=std_q))
+    return gk.kl_divergence(gk.Gaussian(mean_p, std=std_p), gk.Gaussian(mean_q, std=std_q), reduction=reduction)
 
 
 def torch_distribution(keyword, mean, *spread, checks=None):
@@ -107,7 +107,7 @@ def compiled(function):
 def pair_losses():
     """Name -> mean over a batch of the divergence of two diagonal Gaussians."""
     return {
-        "gausskl": lambda *tensors: ours_std(*tensors).mean(),
+        "gausskl": lambda *tensors: ours_std(*tensors, reduction="mean"),
         "textbook": lambda *tensors: textbook_std(torch, *tensors).mean(),
         "torch.distributions": lambda *tensors: torch_peer("std", *tensors).mean(),
         "torch.distributions without checks": lambda *tensors: torch_peer("std", *tensors, checks=False).mean(),
@@ -122,7 +122,7 @@ def vae_losses():
         return torch_peer("std", mean, std, torch.zeros_like(mean), torch.ones_like(std), checks=checks).sum()
 
     return {
-        "gausskl": lambda mean, log_var: gk.kl_divergence(gk.Gaussian(mean, log_var=log_var)).sum(),
+        "gausskl": lambda mean, log_var: gk.kl_divergence(gk.Gaussian(mean, log_var=log_var), reduction="sum"),
         "textbook": lambda mean, log_var: -0.5 * (1 + log_var - mean**2 - log_var.exp()).sum(),
         "torch.distributions": distributions,
         "torch.distributions without checks": functools.partial(distributions, checks=False),

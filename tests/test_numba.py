@@ -429,6 +429,22 @@ def test_gradients_of_special_numbers_are_those_of_the_formulas(keyword, dtype, 
 
 
 @needs_torch
+@every_dtype
+@every_keyword
+def test_special_numbers_in_a_shared_gradient_raise_no_warning(keyword, dtype):
+    good = drawn(keyword, dtype, (3, 1), (3, 1), (1,), (1,))
+    for k, value, _ in specials(keyword, dtype, 2):
+        arrays = [a.copy() for a in good]
+        arrays[k][1:] = [[value], [value if k else -value]]
+        wide = gradients(keyword, [a.astype(float) for a in arrays], path="generic", validate=False)
+        with np.errstate(all="raise"):
+            got = gradients(keyword, arrays, validate=False)
+        for g, w in zip(got, wide, strict=True):
+            with np.errstate(over="ignore", under="ignore"):
+                np.testing.assert_allclose(g, w.astype(dtype), rtol=1e-3, err_msg=str((k, value)))
+
+
+@needs_torch
 def test_a_cotangent_may_lie_anywhere_in_memory():
     leaves = [torch.tensor(a, requires_grad=True) for a in drawn("std", np.float64, (6, 4))]
     values = np.random.default_rng(2).normal(size=(6, 4))

@@ -68,6 +68,11 @@ class Job:
         return math.prod(self.batch)
 
     @_Once
+    def count(self) -> int:
+        """Number of results without reduction."""
+        return math.prod(self.shape)
+
+    @_Once
     def dtype(self) -> Any:
         """Dtype of everything."""
         return np.dtype(f"float{self.bits}")

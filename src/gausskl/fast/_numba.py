@@ -50,7 +50,7 @@ def divergence(job: Job, arrays: tuple[Array, ...], reduction: str) -> tuple[Arr
     ``arrays`` are mean and spread of p and then those of q, or those of p alone for the standard normal.
     """
     values, special = by_row(job, arrays)
-    result = values if reduction == "none" else reduced(values, reduction)
+    result = values if reduction == "none" else reduced(job, values, reduction)
     return result, None if special is None else values
 
 
@@ -74,27 +74,26 @@ def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
     return out.reshape(job.shape), special
 
 
-def reduced(values: Array, reduction: str) -> Array:
-    """Sum or mean of the results over the batch, in float64. NumPy sums in pairs, by the number of them alone."""
-    with np.errstate(all="ignore"):
-        whole = values.sum(dtype=np.float64)
-        return np.asarray(whole if reduction == "sum" else whole / np.float64(values.size), values.dtype)
+def reduced(job: Job, values: Array, reduction: str) -> Array:
+    """Sum or mean of the results, in float64. NumPy sums in pairs, by the number of them alone."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        whole = np.add.reduce(values, axis=None, dtype=np.float64)
+        return np.asarray(whole if reduction == "sum" else whole / np.float64(job.count), values.dtype)
 
 
 def gradients(
     job: Job,
     arrays: tuple[Array, ...],
-    cotangent: Array,
+    weights: Array,
     wanted: tuple[bool, ...],
     special: Array | None,
     empty: Callable[[tuple[int, ...], Any], Array] = np.empty,
 ) -> list[Array | None]:
-    """Gradients of ``sum(cotangent * divergence)`` by the arrays, of their shapes; None for those not wanted.
+    """Gradients of ``sum(weights * terms)`` by the arrays, of their shapes; None for those not wanted.
 
-    ``cotangent`` has the shape of the result, ``special`` is what :func:`by_row` said of the rows, and ``empty``
-    makes an array.
+    ``weights`` broadcast with the inputs, ``special`` is what :func:`by_row` said of the rows, and ``empty`` makes an
+    array.
     """
-    weights = cotangent if job.per_dim else cotangent[..., None]
     targets = [_target(job, array, want, special, empty) for array, want in zip(arrays, wanted, strict=True)]
     # A sum over rows goes through them in order, so that it does not depend on the number of threads.
     in_order = any(len(target) == 2 for target in targets)
@@ -190,7 +189,8 @@ def _finished(target: Array, shape: tuple[int, ...]) -> Array:
     last = np.moveaxis(whole, axes, range(-len(axes), 0))  # NumPy sums in pairs along the last axis only
     kept, summed = last.shape[: -len(axes)], last.shape[-len(axes) :]
     flat = np.ascontiguousarray(last, np.float64).reshape(*kept, math.prod(summed))
-    return np.asarray(flat.sum(axis=-1), target.dtype).reshape(shape)
+    with np.errstate(all="ignore"):
+        return np.asarray(flat.sum(axis=-1), target.dtype).reshape(shape)
 
 
 # Rows that the vector formulas do not serve: the formulas of the library do.

@@ -64,30 +64,38 @@ class _Divergence(torch.autograd.Function):
         seen.append(None if special is None else values)
         ctx.job, ctx.reduction, ctx.special = job, reduction, special
         ctx.save_for_backward(*tensors)
-        return torch.from_numpy(values if reduction == "none" else _numba.reduced(values, reduction))
+        return torch.from_numpy(values if reduction == "none" else _numba.reduced(job, values, reduction))
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
         job, tensors, wanted = ctx.job, ctx.saved_tensors, ctx.needs_input_grad[3:]
-        if ctx.reduction != "none":
-            cotangent = (cotangent / math.prod(job.shape) if ctx.reduction == "mean" else cotangent).expand(job.shape)
-        gradients = None
         plain = type(cotangent) is torch.Tensor and not is_legacy_batchedtensor(cotangent)
+        gradients = None
         if plain and not torch.is_grad_enabled() and not obstacle():
-            (weights,) = _arrays((cotangent,))
             try:
+                weights = _weights(job, ctx.reduction, cotangent)
                 gradients = _numba.gradients(job, _arrays(tensors), weights, wanted, ctx.special, _empty)
             except CannotCompile as error:
                 give_up(error)
         if gradients is None:
-            return None, None, None, *_followed(job, tensors, cotangent, wanted)
+            return None, None, None, *_followed(job, ctx.reduction, tensors, cotangent, wanted)
         return None, None, None, *[None if array is None else torch.from_numpy(array) for array in gradients]
 
 
+def _weights(job: Job, reduction: str, cotangent: Tensor) -> Any:
+    """What each term counts in the loss, as an array that broadcasts with the inputs."""
+    if reduction == "none":
+        (weights,) = _arrays((cotangent,))
+        return weights if job.per_dim else weights[..., None]
+    return np.array([[cotangent.item() / ((job.count or 1) if reduction == "mean" else 1)]], job.dtype)
+
+
 def _followed(
-    job: Job, tensors: tuple[Tensor, ...], cotangent: Tensor, wanted: tuple[bool, ...]
+    job: Job, reduction: str, tensors: tuple[Tensor, ...], cotangent: Tensor, wanted: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """The gradients by operations that torch follows: for second derivatives, and under a transform."""
+    if reduction != "none":
+        cotangent = (cotangent / job.count if reduction == "mean" else cotangent).expand(job.shape)
     weights = cotangent if job.per_dim else cotangent.unsqueeze(-1)
     return [
         (weights * partial).sum_to_size(tensor.shape) if want else None
