@@ -208,6 +208,7 @@ def test_the_workers_of_a_torch_data_loader_compute(kernels):
 # ---- Ctrl-C ----
 
 CTRL_C = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may have been told to ignore it
 small, large = pair(3, 4), pair(*LARGE)
 before = kl(*small), kl(*large)
 rows = (10**7, 1000)  # in the memory of one row

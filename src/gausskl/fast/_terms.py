@@ -161,7 +161,8 @@ def var(mean_p: Lanes, var_p: Lanes, mean_q: Lanes, var_q: Lanes) -> tuple[Lanes
     """(G(v_p, v_q) + (m_p - m_q)^2/v_q)/2."""
     inverse = 1.0 / var_q
     delta, ratio = mean_p - mean_q, var_p * inverse
-    gap = _gap((var_p - var_q) * inverse, ratio)
+    x, error = (var_p - var_q) * inverse, fma(-inverse, var_q, 1.0)  # without a square beside it, G has to be better
+    gap = _gap(fma(x, error, x), fma(ratio, error, ratio))
     return 0.5 * fma(delta, delta * inverse, gap), _outside(ratio) | _outside(var_q)
 
 
