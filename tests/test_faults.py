@@ -173,6 +173,7 @@ print(gk.plan(*pair(3, 4)).path)
 WORKERS = """
 import torch
 from torch.utils.data import DataLoader
+warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than there are processors
 
 class Numbers(list):
     def __getitem__(self, k): return gk.kl_divergence(*pair(3 + k, 4, library="torch"), reduction="sum")

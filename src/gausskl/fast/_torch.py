@@ -44,8 +44,8 @@ def _arrays(tensors: tuple[Tensor, ...]) -> tuple[Any, ...]:
     """The memory of the tensors as NumPy arrays."""
     try:
         return tuple([(tensor.detach() if tensor.requires_grad else tensor).numpy() for tensor in tensors])
-    except RuntimeError:  # a negated view, whose memory holds the opposite
-        return tuple([tensor.detach().resolve_neg().numpy() for tensor in tensors])
+    except RuntimeError:  # the memory of a negated view holds the opposite, and that of a tensor of zeros nothing
+        return tuple([tensor.detach().resolve_neg().clone().numpy() for tensor in tensors])
 
 
 def _empty(shape: tuple[int, ...], dtype: Any) -> Any:
