@@ -110,10 +110,12 @@ def gradients(
 
 def _run(function: Any, job: Job, arguments: Sequence[Any], rows: int, in_order: bool = False) -> int:
     """Let a kernel go through all rows, on several threads if there are many."""
-    if rows * job.event_size <= PIECE:
+    size = rows * job.event_size
+    if size <= PIECE:
         return function(*arguments, 0, rows) or 0
-    step = max(1, PIECE // job.event_size)
     threads = 1 if in_order else _threads.count(job.library)
+    turns = -(-size // (threads * PIECE))  # every thread has as many pieces as the others
+    step = -(-rows // (turns * threads))
     return _threads.run(lambda first, last: function(*arguments, first, last) or 0, rows, step, threads)
 
 
