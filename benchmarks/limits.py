@@ -1,13 +1,17 @@
 """What no implementation can beat or should need: the time to read the inputs once, and memory beside them.
 
-Run as a script, ``python limits.py numpy``, it prints the memory of one call; :func:`peak_memory` starts it so,
-because only a fresh process has no freed memory that a temporary array could hide in.
+Run as a script, ``python limits.py numpy``, it prints the memory of one call, and ``python limits.py first`` the time
+of the first one. :func:`peak_memory` and :func:`first_call` start it so, because only a fresh process has no freed
+memory that a temporary array could hide in, and no kernels.
 """
 
 import importlib
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
+import time
 import timeit
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,6 +65,25 @@ def peak_memory(library):
     return int(run.stdout)
 
 
+def first_call(processes=3):
+    """Seconds of a process's first call beside the import of Numba: compiling its kernel, and with it on the disk.
+
+    Medians over several processes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = [_first_call(Path(folder, str(k))) for k in range(processes)]
+        kept = [_first_call(Path(folder, str(k))) for k in range(processes)]
+    return statistics.median(fresh), statistics.median(kept)
+
+
+def _first_call(cache):
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
+    run = subprocess.run(
+        [sys.executable, __file__, "first"], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return float(run.stdout)
+
+
 def _growth(call):
     """Bytes by which the process grew at most during a call, without those of the result."""
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
@@ -77,6 +100,12 @@ def _resident(field):
 def main():
     import gausskl as gk
 
+    if sys.argv[1] == "first":
+        p, q = (gk.Gaussian(np.ones((2, 3)), std=np.ones((2, 3))) for _ in range(2))
+        start = time.perf_counter()  # numba was imported above
+        gk.kl_divergence(p, q)
+        print(time.perf_counter() - start)
+        return
     asarray = importlib.import_module(sys.argv[1]).asarray
     rng = np.random.default_rng(0)
     mean_p, std_p, mean_q, std_q = (asarray(rng.uniform(0.5, 2.0, SHAPE)) for _ in range(4))

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, types
 
 from . import _lanes
-from ._lanes import address_of
+from ._lanes import address_of, strides_of
 from ._terms import FORMULAS
 
 FORWARD_BLOCK = 1024  # numbers of each input in a block
@@ -59,12 +59,6 @@ def _fetch(bits: int) -> Any:
     return fetch
 
 
-@_compiled()
-def _strides(array):  # type: ignore[no-untyped-def]
-    """Bytes from row to row and from number to number; an axis of length 1 stands still."""
-    return array.strides[0] * (array.shape[0] > 1), array.strides[1] * (array.shape[1] > 1)
-
-
 @functools.cache
 def forward(keyword: str, standard: bool, bits: int) -> Any:
     """``kernel(mean_p, spread_p, mean_q, spread_q, out, per_dim, first, last)``: how many rows are not finite.
@@ -90,7 +84,7 @@ def forward(keyword: str, standard: bool, bits: int) -> Any:
         tile = block * size
         place = address_of(out)
         at_a, at_b, at_c, at_e = address_of(mean_p), address_of(spread_p), address_of(mean_q), address_of(spread_q)
-        by_a, by_b, by_c, by_e = _strides(mean_p), _strides(spread_p), _strides(mean_q), _strides(spread_q)
+        by_a, by_b, by_c, by_e = strides_of(mean_p), strides_of(spread_p), strides_of(mean_q), strides_of(spread_q)
         if per_dim and out.strides[0] != d * size:
             most = 1
         not_finite = 0
@@ -209,8 +203,8 @@ def backward(keyword: str, standard: bool, bits: int) -> Any:
         tiles = scratch()
         tile = block * size
         at_a, at_b, at_c, at_e = address_of(mean_p), address_of(spread_p), address_of(mean_q), address_of(spread_q)
-        by_a, by_b, by_c, by_e = _strides(mean_p), _strides(spread_p), _strides(mean_q), _strides(spread_q)
-        at_w, by_w = address_of(cotangent), _strides(cotangent)
+        by_a, by_b, by_c, by_e = strides_of(mean_p), strides_of(spread_p), strides_of(mean_q), strides_of(spread_q)
+        at_w, by_w = address_of(cotangent), strides_of(cotangent)
         stream = streams(g0, d) and streams(g1, d) and streams(g2, d) and streams(g3, d)
         for i in range(first, last, most):
             rows = min(most, last - i)

@@ -332,6 +332,20 @@ def address_of(context, array):  # type: ignore[no-untyped-def]
     return types.int64(array), generate
 
 
+@intrinsic
+def strides_of(context, array):  # type: ignore[no-untyped-def]
+    """Bytes from row to row and from number to number; an axis of length 1 stands still."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        given = context.make_array(signature.args[0])(context, builder, args[0])
+        sizes, strides = (cgutils.unpack_tuple(builder, each) for each in (given.shape, given.strides))
+        moving = [builder.icmp_signed(">", size, I64(1)) for size in sizes]
+        values = [builder.select(moves, stride, I64(0)) for moves, stride in zip(moving, strides, strict=True)]
+        return context.make_tuple(builder, signature.return_type, values)
+
+    return types.UniTuple(types.int64, 2)(array), generate
+
+
 @functools.cache
 def get(bits: int) -> Any:
     """Function ``(address) -> number``."""
