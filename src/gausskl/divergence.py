@@ -226,15 +226,18 @@ def _job(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str) -> fast.Job 
         if job is not None:
             return job
     _checks.one_of("path", path, PATHS)
+    _checks.gaussians(p, q, Gaussian)
+    if not known:
+        _can_serve(path, fast.ANY)
+        return fast.ANY
     pair = _Pair(p, q, per_dim)
     forms = (p.form,) if q is None else (p.form, q.form)
     job = PATH_ASKED if path == "generic" else fast.job(forms, pair.batch_shape, per_dim)
     if isinstance(job, str):
         _can_serve(path, job)
-    if known:
-        if len(_jobs) >= MOST_FORMS:
-            _jobs.clear()
-        _jobs[key] = job
+    if len(_jobs) >= MOST_FORMS:
+        _jobs.clear()
+    _jobs[key] = job
     return job
 
 
@@ -266,7 +269,6 @@ class _Pair:
     """Two Gaussians that fit together: one namespace, one dtype, one batch."""
 
     def __init__(self, p: Gaussian, q: Gaussian | None, per_dim: bool) -> None:
-        _checks.gaussians(p, q, Gaussian)
         self.standard = q is None
         self.p, self.q = p, _standard_normal(p) if q is None else q
         self.batch_shape = _checks.common_batch(self.p, self.q)

@@ -148,7 +148,7 @@ class Gaussian:
         cov_factor: Array | None = None,
         cov_diag: Array | None = None,
     ) -> None:
-        spread: dict[str, Array] = {}
+        spread: dict[str, Array] = {}  # one by one: a loop would take as long as all the rest of a small call
         if std is not None:
             spread["std"] = std
         if var is not None:

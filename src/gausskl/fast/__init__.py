@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 DIAGONAL = ("std", "var", "log_std", "log_var")
+ANY = "the array-API formulas serve every library and every pair"
 REASON = "one compiled pass over diagonal Gaussians in the memory of the CPU"
 
 
@@ -117,7 +118,7 @@ def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool) -> 
     keywords = dict.fromkeys(form.keyword for form in forms)
     dtypes = dict.fromkeys(dtype for form in forms for dtype in form.dtypes)
     if not all(form.plain for form in forms) or p.library != q.library:
-        return "the array-API formulas serve every library and every pair"
+        return ANY
     if not set(keywords) <= set(DIAGONAL):
         return "compiled kernels are for diagonal Gaussians"
     if len(keywords) > 1:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from . import _lanes
-from ._lanes import address_of, strides_of
+from . import _loops
+from ._lanes import BYTES
+from ._loops import address_of, strides_of
 from ._terms import FORMULAS
 
 FORWARD_BLOCK = 1024  # numbers of each input in a block
@@ -42,7 +43,7 @@ def _compiled(*key: Any) -> Any:
 def _fetch(bits: int) -> Any:
     """How a block of an input becomes contiguous: it is already, it was copied before, or it is copied now."""
     size = bits // 8
-    get, put = _lanes.get(bits), _lanes.put(bits)
+    get, put = _loops.get(bits), _loops.put(bits)
 
     @_compiled(bits)
     def fetch(base, strides, i, j, rows, columns, tile, refill):  # type: ignore[no-untyped-def]
@@ -68,10 +69,10 @@ def forward(keyword: str, standard: bool, bits: int) -> Any:
     """
     size = bits // 8
     block = FORWARD_BLOCK
-    terms = _lanes.elementwise(FORMULAS[keyword, standard].terms, bits)
-    total, scratch = _lanes.total(bits), _lanes.scratch(5 * block * size)
+    terms = _loops.elementwise(FORMULAS[keyword, standard].terms, bits)
+    total, scratch = _loops.total(bits), _loops.scratch(5 * block * size)
     fetch = _fetch(bits)
-    number = _lanes.NUMBER[bits]
+    number = _loops.NUMBER[bits]
     top = bits - 2
     unsigned = types.uint64
 
@@ -159,15 +160,15 @@ def backward(keyword: str, standard: bool, bits: int) -> Any:
     size = bits // 8
     block = BACKWARD_BLOCK
     gradient = _pulled(FORMULAS[keyword, standard].gradient)
-    partials, streamed = _lanes.elementwise(gradient, bits), _lanes.elementwise(gradient, bits, streaming=True)
-    total, scratch, put, get = _lanes.total(bits), _lanes.scratch(9 * block * size), _lanes.put(bits), _lanes.get(bits)
-    add = _lanes.elementwise(_two_sum, bits)
+    partials, streamed = _loops.elementwise(gradient, bits), _loops.elementwise(gradient, bits, streaming=True)
+    total, scratch, put, get = _loops.total(bits), _loops.scratch(9 * block * size), _loops.put(bits), _loops.get(bits)
+    add = _loops.elementwise(_two_sum, bits)
     fetch = _fetch(bits)
-    number = _lanes.NUMBER[bits]
+    number = _loops.NUMBER[bits]
 
     @_compiled(bits)
     def streams(gradient, d):  # type: ignore[no-untyped-def]
-        aligned = address_of(gradient) % _lanes.BYTES == 0 and d * size % _lanes.BYTES == 0
+        aligned = address_of(gradient) % BYTES == 0 and d * size % BYTES == 0
         return len(gradient) == 1 and aligned and gradient.strides[1] == d * size and gradient.size * size >= STREAM
 
     @_compiled(bits)
