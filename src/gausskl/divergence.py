@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from . import _blocks, _checks, _diagnosis, _namespace, _pairs, fast
-from ._linalg import total
+from . import _checks, _diagnosis, _namespace, fast
+from ._generic import Pair, reduced, standard_normal
 from .gaussian import MOST_FORMS, Gaussian
 
 Array = Any
@@ -134,10 +133,10 @@ def kl_divergence(
         result = _by_leaf(job, p, q, reduction, validate, path)
         if result is not None:
             return result
-    pair = _Pair(p, q, per_dim)
+    pair = Pair(p, q, per_dim)
     result = pair.run(validate)
     with _namespace.quiet(pair.xp):
-        return pair.finish(_reduce(result, reduction, xp=pair.xp))
+        return pair.finish(reduced(result, reduction, xp=pair.xp))
 
 
 def plan(p: Gaussian, q: Gaussian | None = None, *, per_dim: bool = False, path: str = "auto") -> Plan:
@@ -177,7 +176,18 @@ def plan(p: Gaussian, q: Gaussian | None = None, *, per_dim: bool = False, path:
     job = _job(p, q, per_dim, path)
     obstacle = job if isinstance(job, str) else fast.obstacle_now(job)
     _can_serve(path, obstacle)
-    return _Pair(p, q, per_dim).plan(obstacle)
+    pair, standard = Pair(p, q, per_dim), ", the standard normal" if q is None else ""
+    return Plan(
+        library=_namespace.library(pair.xp),
+        dtype=_namespace.name_of_dtype(pair.dtype),
+        computed_in=_namespace.name_of_dtype(pair.working if obstacle else pair.dtype),
+        p=f"{p.structure} ({p.keyword})",
+        q=f"{pair.q.structure} ({pair.q.keyword}){standard}",
+        batch_shape=pair.batch_shape,
+        event_size=p.event_size,
+        path="generic" if obstacle else "numba",
+        reason=obstacle or fast.REASON,
+    )
 
 
 def warm_up(p: Gaussian, q: Gaussian | None = None, *, gradients: bool = False) -> None:
@@ -230,7 +240,7 @@ def _job(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str) -> fast.Job 
     if not known:
         _can_serve(path, fast.ANY)
         return fast.ANY
-    pair = _Pair(p, q, per_dim)
+    pair = Pair(p, q, per_dim)
     forms = (p.form,) if q is None else (p.form, q.form)
     job = PATH_ASKED if path == "generic" else fast.job(forms, pair.batch_shape, per_dim)
     if isinstance(job, str):
@@ -259,93 +269,7 @@ def _by_leaf(
             obstacle = fast.give_up(error)
         else:
             if suspect is not None and validate is not False:
-                _diagnosis.judge(suspect, p, _standard_normal(p) if q is None else q)
+                _diagnosis.judge(suspect, p, standard_normal(p) if q is None else q)
             return result
     _can_serve(path, obstacle)
     return None
-
-
-class _Pair:
-    """Two Gaussians that fit together: one namespace, one dtype, one batch."""
-
-    def __init__(self, p: Gaussian, q: Gaussian | None, per_dim: bool) -> None:
-        self.standard = q is None
-        self.p, self.q = p, _standard_normal(p) if q is None else q
-        self.batch_shape = _checks.common_batch(self.p, self.q)
-        if per_dim:
-            _checks.both_diagonal(self.p, self.q)
-        self.per_dim = per_dim
-        typed = [side for side in (self.p, self.q) if not side.form.untyped] or [self.p]
-        _namespace.one_library({f"the mean of {'p' if side is self.p else 'q'}": side.mean for side in typed})
-        self.like = typed[0].mean
-        self.xp = _namespace.namespace(self.like)
-        self.dtype = _namespace.floating_dtype(self.xp, [a for side in typed for a in (side.mean, *side.arrays)])
-        self.working = _namespace.computing_dtype(self.xp, self.dtype)
-
-    def plan(self, obstacle: str) -> Plan:
-        """The plan of a pair that a leaf serves, or, for the reason given, does not."""
-        standard = ", the standard normal" if self.standard else ""
-        return Plan(
-            library=_namespace.library(self.xp),
-            dtype=_namespace.name_of_dtype(self.dtype),
-            computed_in=_namespace.name_of_dtype(self.working if obstacle else self.dtype),
-            p=f"{self.p.structure} ({self.p.keyword})",
-            q=f"{self.q.structure} ({self.q.keyword}){standard}",
-            batch_shape=self.batch_shape,
-            event_size=self.p.event_size,
-            path="generic" if obstacle else "numba",
-            reason=obstacle or fast.REASON,
-        )
-
-    def run(self, validate: bool | None) -> Array:
-        """The divergence of each element of the batch, in the dtype everything is computed in."""
-        device = _namespace.device_of(self.like, xp=self.xp)
-        arrays = [
-            _namespace.moved(array, xp=self.xp, dtype=self.working, device=device)
-            for side in (self.p, self.q)
-            for array in (side.mean, *side.arrays)
-        ]
-        formula = functools.partial(
-            _pairs.divergence,
-            p=_pairs.Spread(self.p.keyword, self.p.packing),
-            q=_pairs.Spread(self.q.keyword, self.q.packing),
-            per_dim=self.per_dim,
-            dtype=self.working,
-        )
-        axes = _pairs.event_axes(self.p, self.q)
-        if _namespace.is_lazy(self.like):
-            shape = (*self.batch_shape, *(self.p.event_size,) * self.per_dim)
-            result = _blocks.lazily(formula, arrays, axes, shape, self.per_dim, self.working)
-        else:
-            result = _blocks.evaluate(formula, arrays, axes)
-        if validate and _namespace.is_traced(result):
-            raise ValueError(
-                "validate=True needs values to look at, and these arrays have none yet (lazy, or inside jit, compile "
-                "or vmap): leave validate out, and a bad element will be NaN"
-            )
-        if validate or (validate is None and _namespace.can_be_read(result)):
-            _diagnosis.judge(result, self.p, self.q)
-        return result
-
-    def finish(self, result: Array) -> Array:
-        """Round once to the dtype of the inputs."""
-        return result if result.dtype == self.dtype else self.xp.astype(result, self.dtype)
-
-
-def _standard_normal(p: Gaussian) -> Gaussian:
-    """N(0, I) in the parametrisation of a diagonal p, so that neither side is converted."""
-    keyword = p.keyword if p.structure == "diagonal" else "std"
-    spread: dict[str, Any] = {keyword: 0.0 if "log" in keyword else 1.0}
-    xp = _namespace.namespace(p.mean)
-    dtype = _namespace.floating_dtype(xp, (p.mean, *p.arrays))
-    zero = xp.zeros(p.event_size, dtype=dtype, device=_namespace.device_of(p.mean, xp=xp))
-    return Gaussian(zero, **spread)
-
-
-def _reduce(result: Array, reduction: Reduction, *, xp: Any) -> Array:
-    """Over the whole batch; by halves where the array is at hand, so that the order of addition is known."""
-    if reduction == "none":
-        return result
-    flat = xp.reshape(result, (-1,))
-    summed = xp.sum(flat) if _namespace.is_lazy(result) else total(flat, xp=xp)
-    return summed if reduction == "sum" else summed / flat.shape[0]
