@@ -7,7 +7,7 @@ from conftest import NAMESPACES
 import gausskl as gk
 from helpers import Backend, make, to_numpy
 
-DIFFERENTIABLE = [backend for backend in NAMESPACES if backend in (Backend.TORCH, Backend.JAX)]
+DIFFERENTIABLE = [backend for backend in NAMESPACES if backend in (Backend.TORCH, Backend.JAX, Backend.TENSORFLOW)]
 
 
 def gradients(backend, p, q, **options):
@@ -15,7 +15,7 @@ def gradients(backend, p, q, **options):
     xp = NAMESPACES[backend]
     names = [(which, name) for which, g in enumerate((p, q)) for name, a in g.items() if name != "packing"]
     arrays = [make(xp, (p, q)[which][name]) for which, name in names]
-    found = _DERIVE[backend](lambda *arrays: divergence_of(names, arrays, p, q, **options).sum(), arrays)
+    found = _DERIVE[backend](lambda *arrays: divergence_of(names, arrays, p, q, **options), arrays)
     sides = {}, {}
     for (which, name), array in zip(names, found, strict=True):
         sides[which][name] = to_numpy(array)
@@ -32,11 +32,20 @@ def divergence_of(names, arrays, p, q, **options):
 
 def _derive_torch(function, arrays):
     leaves = [array.requires_grad_() for array in arrays]
-    return importlib.import_module("torch").autograd.grad(function(*leaves), leaves)
+    return importlib.import_module("torch").autograd.grad(function(*leaves).sum(), leaves)
 
 
 def _derive_jax(function, arrays):
-    return importlib.import_module("jax").grad(function, argnums=tuple(range(len(arrays))))(*arrays)
+    total = lambda *arrays: function(*arrays).sum()  # noqa: E731
+    return importlib.import_module("jax").grad(total, argnums=tuple(range(len(arrays))))(*arrays)
 
 
-_DERIVE = {Backend.TORCH: _derive_torch, Backend.JAX: _derive_jax}
+def _derive_tensorflow(function, arrays):
+    tensorflow = importlib.import_module("tensorflow")
+    with tensorflow.GradientTape() as tape:
+        tape.watch(arrays)
+        loss = tensorflow.reduce_sum(function(*arrays))
+    return tape.gradient(loss, arrays)
+
+
+_DERIVE = {Backend.TORCH: _derive_torch, Backend.JAX: _derive_jax, Backend.TENSORFLOW: _derive_tensorflow}

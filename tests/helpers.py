@@ -7,6 +7,8 @@ from enum import Enum
 import array_api_compat
 import numpy as np
 
+from gausskl._namespace import namespace
+
 
 class Backend(Enum):
     """One parameter of the `xp` fixture; the value is the module that makes its arrays."""
@@ -18,6 +20,7 @@ class Backend(Enum):
     JAX = "jax.numpy"
     DASK = "dask.array"
     CUPY = "cupy"
+    TENSORFLOW = "tensorflow"
 
     def __str__(self):
         return self.name.lower()
@@ -34,6 +37,8 @@ class Backend(Enum):
         module = importlib.import_module(self.value)
         if self is Backend.JAX:
             importlib.import_module("jax").config.update("jax_enable_x64", True)
+        if self is Backend.TENSORFLOW:
+            return namespace(module.zeros(1))  # which array-api-compat does not know
         return array_api_compat.array_namespace(module.zeros(1))
 
 
@@ -84,5 +89,7 @@ def to_numpy(array):
         array = array.float() if "bfloat16" in str(array.dtype) else array
     elif array_api_compat.is_cupy_array(array):
         array = array.get()
+    elif hasattr(array, "numpy"):  # TensorFlow, whose bfloat16 NumPy cannot convert by itself
+        array = array.numpy()
     values = np.asarray(array)
     return values.astype(np.float32) if values.dtype.name == "bfloat16" else values

@@ -389,6 +389,7 @@ def test_validate_true_asks_for_values(transform):
 # ---- the same row, the same bits ----
 
 
+@pytest.mark.skip_xp_backend("tensorflow", reason="what does not fill a register goes through other routines there")
 @pytest.mark.parametrize(("a", "b"), MIXED)
 def test_a_row_alone_or_in_a_batch(xp, a, b):
     p, q = example(a, (4,)), example(b, (4,), seed=1)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
-
-import numpy as np
 
 Array = Any
 
@@ -13,6 +12,7 @@ SPREADS = (
     "or cov_factor together with cov_diag"
 )
 PACKINGS = ("row", "tfp")
+EVENT_AXES = {"cov": 2, "scale_tril": 2, "precision": 2, "cov_factor": 2}  # of the others: 1
 
 
 def one_spread(spread: dict[str, Array], packing: str | None) -> str:
@@ -38,7 +38,7 @@ def one_spread(spread: dict[str, Array], packing: str | None) -> str:
 
 def event_size(mean: Array) -> int:
     """Number of dimensions."""
-    if not mean.ndim:
+    if not len(mean.shape):
         raise ValueError(
             "mean is a single number and has no axis of dimensions: the last axis of mean is the dimensions of the "
             "Gaussian, so write [m] for one dimension, or mean[..., None] for a batch of one-dimensional Gaussians"
@@ -50,10 +50,17 @@ def event_size(mean: Array) -> int:
 
 
 def known_shapes(arrays: dict[str, Array]) -> None:
-    """Refuse arrays whose shape is not known yet."""
+    """Refuse arrays whose shape is not known yet. Where a function is traced, the sizes of the batch need not be."""
     for name, array in arrays.items():
-        if any(size is None or size != size for size in array.shape):
+        if getattr(array.shape, "rank", 0) is None:
+            raise ValueError(f"{name} has an unknown number of axes: say how many with tf.ensure_shape")
+        if any(size != size for size in array.shape):
             raise ValueError(f"{name} has an unknown shape {shape(array)}: call {name}.compute_chunk_sizes() first")
+        if None in shape(array)[-EVENT_AXES.get(name, 1) :]:
+            raise ValueError(
+                f"{name} has shape {shape(array)}: the number of dimensions must be known when the function is traced; "
+                "only sizes of the batch may be None"
+            )
 
 
 def shape(array: Array) -> tuple[int, ...]:
@@ -61,12 +68,24 @@ def shape(array: Array) -> tuple[int, ...]:
     return tuple(array.shape)
 
 
+def broadcast_shapes(*shapes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Shape of arrays of these shapes together; a size that is not known yet is None."""
+    together = []
+    for sizes in zip_longest(*(reversed(sizes) for sizes in shapes), fillvalue=1):
+        wanted = [size for size in sizes if size is None or size != 1] or [1]
+        known = [size for size in wanted if size is not None]
+        if any(size != known[0] for size in known):
+            raise ValueError(f"{shapes} do not broadcast")
+        together.append(known[0] if known else wanted[0])
+    return tuple(reversed(together))
+
+
 def _event_shape(name: str, array: Array, d: int) -> tuple[int, ...]:
     if name in ("cov", "scale_tril", "precision"):
         return (d, d)
     if name == "packed_tril":
         return (d * (d + 1) // 2,)
-    return (d, array.shape[-1] if array.ndim else 1) if name == "cov_factor" else (d,)
+    return (d, array.shape[-1] if len(array.shape) else 1) if name == "cov_factor" else (d,)
 
 
 def batch_shape(mean: Array, spread: dict[str, Array]) -> tuple[int, ...]:
@@ -86,7 +105,7 @@ def batch_shape(mean: Array, spread: dict[str, Array]) -> tuple[int, ...]:
             )
         batches.append(has[: len(has) - len(event)])
     try:
-        return tuple(np.broadcast_shapes(*batches))
+        return broadcast_shapes(*batches)
     except ValueError:
         named = ", ".join(f"{name} {shape(array)}" for name, array in {"mean": mean, **spread}.items())
         hints = "".join(_shape_hint(name, shape(array), d) for name, array in spread.items())
@@ -111,7 +130,7 @@ def common_batch(p: Any, q: Any) -> tuple[int, ...]:
             f"{shape(q.mean)}): the axis of dimensions does not broadcast"
         )
     try:
-        return tuple(np.broadcast_shapes(p.batch_shape, q.batch_shape))
+        return broadcast_shapes(p.batch_shape, q.batch_shape)
     except ValueError:
         raise ValueError(
             f"the batch of p has shape {p.batch_shape} and the batch of q {q.batch_shape}: they do not broadcast; "

@@ -78,5 +78,7 @@ def reduced(result: Array, reduction: str, *, xp: Any) -> Array:
     if reduction == "none":
         return result
     flat = xp.reshape(result, (-1,))
+    if flat.shape[0] is None:  # only the run will tell how many they are
+        return xp.sum(flat) if reduction == "sum" else xp.mean(flat)
     summed = xp.sum(flat) if _namespace.is_lazy(result) else total(flat, xp=xp)
     return summed if reduction == "sum" else summed / flat.shape[0]

@@ -44,6 +44,10 @@ def with_gradient(gradient: Formula, event_axes: tuple[int, ...] | None = None) 
                 from . import _gradients_jax
 
                 return _gradients_jax.FUNCTIONS[name](*arrays)
+            if library(xp) == "tensorflow":
+                from . import _gradients_tensorflow
+
+                return _gradients_tensorflow.FUNCTIONS[name](*arrays)
             if library(xp) == "torch":
                 from . import _gradients_torch
 

@@ -36,7 +36,7 @@ def cholesky(a: Array, *, xp: Any) -> Array:
 
         factor, info = torch.linalg.cholesky_ex(a)
         return nan_unless((info == 0)[..., None, None], factor, xp=xp)
-    if name == "jax":
+    if name in ("jax", "tensorflow"):
         return xp.linalg.cholesky(a)
     if name == "cupy":
         factor = xp.linalg.cholesky(a)
@@ -75,6 +75,8 @@ def solve_tril(factor: Array, b: Array, *, xp: Any) -> Array:
         import torch
 
         return torch.linalg.solve_triangular(factor, b, upper=False)
+    if name == "tensorflow":
+        return xp.linalg.triangular_solve(factor, b)
     if name in ("jax", "cupy"):
         batch = np.broadcast_shapes(factor.shape[:-2], b.shape[:-2])
         factor = xp.broadcast_to(factor, (*batch, *factor.shape[-2:]))
@@ -112,6 +114,17 @@ def below_mask(size: int, like: Array, *, xp: Any) -> Array:
     return index[:, None] > index[None, :]
 
 
+def identities(size: int, like: Array, *, xp: Any) -> Array:
+    """An identity matrix for each element of the batch of ``like``, a stack of matrices."""
+    identity = xp.astype(eye_mask(size, like, xp=xp), like.dtype)
+    return xp.broadcast_to(identity, (*sizes(like, xp=xp)[:-2], size, size))
+
+
+def sizes(x: Array, *, xp: Any) -> tuple[Any, ...]:
+    """Shape of an array; sizes that only the run will tell are there as symbols that can be part of a new shape."""
+    return xp.sizes(x) if library(xp) == "tensorflow" else tuple(x.shape)
+
+
 def transpose(x: Array, *, xp: Any) -> Array:
     """Swap the last two axes."""
     return xp.matrix_transpose(x)
@@ -134,12 +147,13 @@ def half_square_total(z: Array, *, xp: Any) -> Array:
 
 def flat(x: Array, *, xp: Any) -> Array:
     """The last two axes as one."""
-    return xp.reshape(x, (*x.shape[:-2], x.shape[-2] * x.shape[-1]))
+    return xp.reshape(x, (*sizes(x, xp=xp)[:-2], x.shape[-2] * x.shape[-1]))
 
 
 def beside(*matrices: Array, xp: Any) -> Array:
     """The columns of several stacks of matrices side by side; batch axes broadcast."""
-    batch = np.broadcast_shapes(*(matrix.shape[:-2] for matrix in matrices))
+    broadcast_shapes = xp.broadcast_shapes if library(xp) == "tensorflow" else np.broadcast_shapes
+    batch = broadcast_shapes(*(sizes(matrix, xp=xp)[:-2] for matrix in matrices))
     return xp.concat([xp.broadcast_to(matrix, (*batch, *matrix.shape[-2:])) for matrix in matrices], axis=-1)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from ._dense import from_whitened
 from ._formulas import var_spread
 from ._gradients import with_gradient
-from ._linalg import beside, cholesky, eye_mask, matmul, qr, solve_tril, total, total_of_matrix, transpose
+from ._linalg import beside, cholesky, eye_mask, identities, matmul, qr, solve_tril, total, total_of_matrix, transpose
 
 Array = Any
 
@@ -116,8 +116,7 @@ def _far(
 
 def _factor_plus_identity(r: Array, *, xp: Any) -> Array:
     """Lower N with N N^T = I + R R^T, from an orthogonal factorisation, so that nothing is squared."""
-    identity = xp.astype(eye_mask(r.shape[-2], r, xp=xp), r.dtype)
-    identity = xp.broadcast_to(identity, (*r.shape[:-2], *identity.shape))
+    identity = identities(r.shape[-2], r, xp=xp)
     _, upper = qr(xp.concat([transpose(r, xp=xp), identity], axis=-2), xp=xp)
     return transpose(upper, xp=xp)
 
@@ -191,8 +190,7 @@ def _inverse(factor: Array, diagonal: Array, *, xp: Any) -> tuple[Array, Array]:
     """U and H with cov^-1 = diag(1/c) - U U^T and H = cov^-1 F."""
     root = xp.sqrt(diagonal)[..., None]
     scaled = factor / root
-    identity = xp.astype(eye_mask(scaled.shape[-1], scaled, xp=xp), scaled.dtype)
-    identity = xp.broadcast_to(identity, (*scaled.shape[:-2], *identity.shape))
+    identity = identities(scaled.shape[-1], scaled, xp=xp)
     orthonormal, _ = qr(xp.concat([scaled, identity], axis=-2), xp=xp)
     size = diagonal.shape[-1]
     u = orthonormal[..., :size, :] / root

@@ -12,13 +12,14 @@ import numpy as np
 Array = Any
 
 
-KNOWN = ("numpy", "torch", "jax", "jaxlib", "cupy", "dask")
+KNOWN = ("numpy", "torch", "jax", "jaxlib", "cupy", "dask", "tensorflow")
+MOVES_FREELY = ("jax", "dask", "tensorflow")  # arrays of one device go with those of another
 
 
 def library(xp: Any) -> str:
     """Name of the library behind a namespace: "numpy", "torch", "jax", "dask", "cupy", "array_api_strict", ..."""
     first, *rest = xp.__name__.split(".")
-    return str(rest[0] if first == "array_api_compat" else first)
+    return str(rest[0] if first in ("array_api_compat", __package__) else first).removeprefix("_")
 
 
 def library_of(array: Array) -> str:
@@ -43,14 +44,16 @@ def namespace(array: Array) -> Any:
             import array_api_compat.cupy as found
         case "dask":
             import array_api_compat.dask.array as found
+        case "tensorflow":
+            from . import _tensorflow as found
         case _:
             found = array_api_compat.array_namespace(array)
     return found
 
 
 def device_of(array: Array, *, xp: Any) -> Any:
-    """Device to create new arrays on; None lets JAX and Dask choose, which move such arrays freely."""
-    return None if library(xp) in ("jax", "dask") else array.device
+    """Device to create new arrays on; None lets those libraries choose that move arrays by themselves."""
+    return None if library(xp) in MOVES_FREELY else array.device
 
 
 def name_of_dtype(dtype: Any) -> str:
@@ -111,7 +114,9 @@ def _is_tensor(kind: type) -> bool:
 
 def moved(array: Array, *, xp: Any, dtype: Any, device: Any) -> Array:
     """The array itself if it belongs to the namespace, else a copy that does: numbers that came without a library."""
-    return array if library_of(array) == library(xp) else xp.asarray(array, dtype=dtype, device=device)
+    if library_of(array) != library(xp):
+        return xp.asarray(array, dtype=dtype, device=device)
+    return xp.asarray(array) if library(xp) == "tensorflow" else array  # a variable is read when it is used
 
 
 def floating_dtype(xp: Any, arrays: Any) -> Any:
@@ -141,7 +146,7 @@ def one_library(arrays: dict[str, Array]) -> None:
                 f"{first} is an array of {a} and {name} one of {b}: all arrays of a call must come from one library, "
                 f"so convert one of them first"
             )
-        if a not in ("jax", "dask") and arrays[first].device != arrays[name].device:
+        if a not in MOVES_FREELY and arrays[first].device != arrays[name].device:
             raise ValueError(
                 f"{first} is on {arrays[first].device} and {name} on {arrays[name].device}: all arrays of a call must "
                 f"be on one device, so move one of them first"
@@ -209,6 +214,8 @@ def is_traced(array: Array) -> bool:
         import jax
 
         return isinstance(array, jax.core.Tracer)
+    if name == "tensorflow":
+        return not hasattr(array, "numpy")
     return name == "dask"
 
 
@@ -219,6 +226,8 @@ def can_be_read(array: Array) -> bool:
         return False
     if name == "jax":
         return all(device.platform == "cpu" for device in array.devices())
+    if name == "tensorflow":
+        return "CPU" in array.device
     return name != "torch" or array.device.type == "cpu"
 
 
@@ -239,7 +248,18 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
             array = array.float()
     if library_of(array) == "cupy":
         array = array.get()
+    if library_of(array) == "tensorflow":
+        array = array.numpy()
     return np.asarray(array)
+
+
+def not_converted(function: Any) -> Any:
+    """Mark a function as one that AutoGraph shall call and not rewrite, with all that it calls.
+
+    ``tf.autograph.experimental.do_not_convert`` does the same, and needs TensorFlow to be imported.
+    """
+    function.autograph_info__ = {}
+    return function
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from . import _dense, _formulas
 from ._gradients import Formula
-from ._linalg import cholesky, same_shape, total
+from ._linalg import cholesky, same_shape, sizes, total
 from ._low_rank import low_rank
 from ._namespace import device_of
 
@@ -45,7 +45,7 @@ def event_axes(*gaussians: Any) -> list[int]:
     axes = []
     for gaussian in gaussians:
         own = EVENT_AXES.get(gaussian.keyword, (1,))
-        axes += [1, *(min(n, array.ndim) for n, array in zip(own, gaussian.arrays, strict=True))]
+        axes += [1, *(min(n, len(array.shape)) for n, array in zip(own, gaussian.arrays, strict=True))]
     return axes
 
 
@@ -102,7 +102,7 @@ def _ready(spread: Spread, arrays: list[Array], d: int, *, xp: Any) -> tuple[str
     *factor, diagonal = arrays
     if keyword not in AS_LOG_STD:
         diagonal = _dense.positive(diagonal, xp=xp)
-    return keyword, [*factor, xp.broadcast_to(diagonal, (*diagonal.shape[:-1], d))]
+    return keyword, [*factor, xp.broadcast_to(diagonal, (*sizes(diagonal, xp=xp)[:-1], d))]
 
 
 def _dense_pair(delta: Array, p: tuple[str, list[Array]], q: tuple[str, list[Array]], *, xp: Any) -> Array:
@@ -158,7 +158,7 @@ def _unpack(packed: Array, d: int, packing: str | None, *, xp: Any) -> Array:
     lower = row >= column
     positions = xp.where(lower, packed_positions(row, column, d, packing, xp=xp), 0)
     gathered = xp.take(packed, xp.reshape(positions, (-1,)), axis=-1)
-    return xp.where(lower, xp.reshape(gathered, (*packed.shape[:-1], d, d)), 0.0)
+    return xp.where(lower, xp.reshape(gathered, (*sizes(packed, xp=xp)[:-1], d, d)), 0.0)
 
 
 # Low rank: a diagonal is a low rank of nothing.
@@ -181,4 +181,5 @@ def _columns(factor: Array, rank: int, *, xp: Any) -> Array:
     missing = rank - factor.shape[-1]
     if not missing:
         return factor
-    return xp.concat([factor, xp.zeros_like(xp.broadcast_to(factor[..., :1], (*factor.shape[:-1], missing)))], axis=-1)
+    empty = xp.zeros_like(xp.broadcast_to(factor[..., :1], (*sizes(factor, xp=xp)[:-1], missing)))
+    return xp.concat([factor, empty], axis=-1)

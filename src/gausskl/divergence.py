@@ -61,6 +61,7 @@ class Plan:
         )
 
 
+@_namespace.not_converted
 def kl_divergence(
     p: Gaussian,
     q: Gaussian | None = None,
@@ -139,6 +140,7 @@ def kl_divergence(
         return pair.finish(reduced(result, reduction, xp=pair.xp))
 
 
+@_namespace.not_converted
 def plan(p: Gaussian, q: Gaussian | None = None, *, per_dim: bool = False, path: str = "auto") -> Plan:
     """Say what :func:`kl_divergence` would run for these arguments, and why, without running it.
 

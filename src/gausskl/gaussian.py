@@ -36,7 +36,7 @@ class Form:
         self.batch_shape = _checks.batch_shape(mean, spread)
         self.library = _namespace.library_of(mean)
         self.dtypes = tuple(_namespace.name_of_dtype(array.dtype) for array in (mean, *spread.values()))
-        self.ndims = tuple(array.ndim for array in (mean, *spread.values()))
+        self.ndims = tuple(len(array.shape) for array in (mean, *spread.values()))
         self.plain = False
 
 
