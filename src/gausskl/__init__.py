@@ -1,8 +1,9 @@
 """Kullback-Leibler divergence between Gaussians, on whatever array you hold."""
 
+from ._interop import as_gaussian
 from .divergence import Plan, kl_divergence, plan, warm_up
 from .gaussian import Gaussian
 
-__all__ = ["Gaussian", "Plan", "kl_divergence", "plan", "warm_up"]
+__all__ = ["Gaussian", "Plan", "as_gaussian", "kl_divergence", "plan", "warm_up"]
 
 __version__ = "0.1.0"

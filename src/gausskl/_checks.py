@@ -125,9 +125,13 @@ def _shape_hint(name: str, has: tuple[int, ...], d: int) -> str:
 def common_batch(p: Any, q: Any) -> tuple[int, ...]:
     """Batch shape of a pair; a sentence if the two do not fit."""
     if p.event_size != q.event_size:
+        normal = (
+            "a Normal of another library is one-dimensional, and Independent(normal, 1) has its last axis as dimensions"
+        )
         raise ValueError(
             f"p has {p.event_size} dimensions (mean of shape {shape(p.mean)}) and q has {q.event_size} (mean of shape "
             f"{shape(q.mean)}): the axis of dimensions does not broadcast"
+            + ("; " + normal if 1 in (p.event_size, q.event_size) else "")
         )
     try:
         return broadcast_shapes(p.batch_shape, q.batch_shape)
@@ -145,15 +149,6 @@ def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
             return
     if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in allowed):
         raise ValueError(f"{name}={value!r} is not known: give one of {', '.join(map(repr, allowed))}")
-
-
-def gaussians(p: Any, q: Any, kind: type) -> None:
-    """Refuse anything that is not a Gaussian."""
-    for name, value in (("p", p), ("q", q)):
-        if not isinstance(value, kind) and not (name == "q" and value is None):
-            raise TypeError(
-                f"{name} is a {type(value).__name__}: expected a gausskl.Gaussian, such as Gaussian(mean, std=std)"
-            )
 
 
 def both_diagonal(p: Any, q: Any) -> None:

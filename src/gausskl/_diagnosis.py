@@ -44,8 +44,7 @@ def judge(result: Array, p: Any, q: Any) -> None:
 
 def _complaints(gaussian: Any) -> Iterator[str]:
     """Sentences about what is wrong with a Gaussian's values, the first one first."""
-    names = ("cov_factor", "cov_diag") if gaussian.keyword == "low_rank" else (gaussian.keyword,)
-    arrays = dict(zip(names, map(_namespace.to_numpy, gaussian.arrays), strict=True))
+    arrays = {name: _namespace.to_numpy(array) for name, array in gaussian.spread.items() if name != "packing"}
     for name, array in {"mean": _namespace.to_numpy(gaussian.mean), **arrays}.items():
         hint = LOGARITHM if name.startswith("log") else f"a {name} must be finite"
         yield from _first(name, array, ~np.isfinite(array), hint)

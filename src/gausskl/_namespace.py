@@ -178,10 +178,21 @@ def _refuse_unsuitable(name: str, array: Any) -> None:
     known = type(array).__module__.partition(".")[0] in KNOWN and hasattr(array, "dtype")
     if not known and not array_api_compat.is_array_api_obj(array):
         hint = "; convert it with .to_numpy()" if hasattr(array, "to_numpy") else ""
+        if kind.startswith("keras."):
+            holds = hasattr(array, "value")
+            hint = (
+                "; pass its .value" if holds else "; it has no values: do this inside of a layer or of a loss function"
+            )
         raise TypeError(f"{name} is a {kind}: expected an array of real numbers, a number or a list{hint}")
     if "torch" in kind and "strided" not in str(array.layout):
         raise TypeError(f"{name} is a {array.layout} tensor: convert it with .to_dense()")
     xp = namespace(array)
+    if library(xp) == "tensorflow" and not xp.is_dense(array):
+        how = {"SparseTensor": "tf.sparse.to_dense", "RaggedTensor": ".to_tensor()"}
+        raise TypeError(
+            f"{name} is a {type(array).__name__}: convert it with "
+            + how.get(type(array).__name__, "tf.convert_to_tensor")
+        )
     dtype = name_of_dtype(array.dtype)
     if isinstance(array, np.ndarray) and array.dtype.kind not in "fiu":
         hints = {

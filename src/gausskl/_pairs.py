@@ -32,8 +32,8 @@ def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, dtyp
         terms = DIAGONAL[p.keyword, q.keyword](*same_shape(mean_p, *spread_p, mean_q, *spread_q, xp=xp), xp=xp)
         return terms if per_dim else total(terms, xp=xp)
     d = mean_p.shape[-1]
-    side_p = _ready(p, spread_p, d, xp=xp)
-    side_q = _ready(q, spread_q, d, xp=xp)
+    side_p = ready(p, spread_p, d, xp=xp)
+    side_q = ready(q, spread_q, d, xp=xp)
     if {side_p[0], side_q[0]} <= {"low_rank", *AS_VAR}:
         f_p, c_p, f_q, c_q = _padded(*_as_low_rank(*side_p, xp=xp), *_as_low_rank(*side_q, xp=xp), xp=xp)
         return low_rank(mean_p, f_p, c_p, mean_q, f_q, c_q, xp=xp)
@@ -90,7 +90,7 @@ DIAGONAL: dict[tuple[str, str], Formula] = {
 # Pairs with a dense side.
 
 
-def _ready(spread: Spread, arrays: list[Array], d: int, *, xp: Any) -> tuple[str, list[Array]]:
+def ready(spread: Spread, arrays: list[Array], d: int, *, xp: Any) -> tuple[str, list[Array]]:
     """The spread as one of the kinds the dense formulas know, its validity folded into its values."""
     keyword, packing = spread
     if keyword == "packed_tril":
@@ -138,8 +138,12 @@ def _side(kind: str, arrays: list[Array], *, xp: Any) -> _dense.Side:
         return _dense.Side("tril", None, arrays[0])
     if kind == "low_rank":
         return _dense.Side("tril", None, _dense.covariance_of_low_rank(*arrays, xp=xp))
-    std = AS_STD[kind](arrays[0], xp=xp) if kind in AS_STD else xp.exp(AS_LOG_STD[kind](arrays[0], xp=xp))
-    return _dense.Side("std", std)
+    return _dense.Side("std", as_std(kind, arrays[0], xp=xp))
+
+
+def as_std(kind: str, spread: Array, *, xp: Any) -> Array:
+    """Standard deviations of a diagonal spread of any kind."""
+    return AS_STD[kind](spread, xp=xp) if kind in AS_STD else xp.exp(AS_LOG_STD[kind](spread, xp=xp))
 
 
 def packed_positions(row: Array, column: Array, d: int, packing: str | None, *, xp: Any) -> Array:

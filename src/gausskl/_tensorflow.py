@@ -134,7 +134,12 @@ def _common(column: tuple[Any, ...]) -> Any:
     return common
 
 
-# What is known of a dtype.
+# What is known of an array, and of a dtype.
+
+
+def is_dense(x: Any) -> bool:
+    """Whether it is a tensor or a variable, and not one of their sparse or ragged relatives."""
+    return isinstance(x, (tf.Tensor, tf.Variable))
 
 
 def isdtype(dtype: Any, kind: str | tuple[str, ...]) -> bool:

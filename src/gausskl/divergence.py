@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from . import _checks, _diagnosis, _namespace, fast
 from ._generic import Pair, reduced, standard_normal
+from ._interop import gaussian_of
 from .gaussian import MOST_FORMS, Gaussian
 
 Array = Any
@@ -63,8 +64,8 @@ class Plan:
 
 @_namespace.not_converted
 def kl_divergence(
-    p: Gaussian,
-    q: Gaussian | None = None,
+    p: Gaussian | Any,
+    q: Gaussian | Any | None = None,
     *,
     reduction: Reduction = "none",
     per_dim: bool = False,
@@ -85,7 +86,7 @@ def kl_divergence(
 
     Parameters
     ----------
-    p, q : Gaussian
+    p, q : Gaussian, or a distribution that :func:`as_gaussian` knows
         The two Gaussians; their batch axes broadcast, the axis of dimensions does not. Without ``q``, the standard
         normal N(0, I). All arrays come from one library and one device.
     reduction : {"none", "sum", "mean"}, default "none"
@@ -107,7 +108,7 @@ def kl_divergence(
     Raises
     ------
     TypeError
-        If ``p`` or ``q`` is not a Gaussian, or if the two hold arrays of two libraries.
+        If ``p`` or ``q`` is nothing that :func:`as_gaussian` knows, or if the two hold arrays of two libraries.
     ValueError
         If shapes or devices do not fit, if an option is not known, if ``per_dim`` is asked of a covariance that is
         not diagonal, or if a value is bad: a spread that is not positive, a covariance that is not symmetric or not
@@ -129,6 +130,7 @@ def kl_divergence(
         _checks.one_of("reduction", reduction, REDUCTIONS)
     if validate is not None:
         _checks.one_of("validate", validate, (None, True, False))
+    p, q = _two_gaussians(p, q)
     job = _job(p, q, per_dim, path)
     if not isinstance(job, str):
         result = _by_leaf(job, p, q, reduction, validate, path)
@@ -141,12 +143,12 @@ def kl_divergence(
 
 
 @_namespace.not_converted
-def plan(p: Gaussian, q: Gaussian | None = None, *, per_dim: bool = False, path: str = "auto") -> Plan:
+def plan(p: Gaussian | Any, q: Gaussian | Any | None = None, *, per_dim: bool = False, path: str = "auto") -> Plan:
     """Say what :func:`kl_divergence` would run for these arguments, and why, without running it.
 
     Parameters
     ----------
-    p, q : Gaussian
+    p, q : Gaussian or distribution
         As in :func:`kl_divergence`.
     per_dim : bool, default False
         As in :func:`kl_divergence`.
@@ -175,6 +177,7 @@ def plan(p: Gaussian, q: Gaussian | None = None, *, per_dim: bool = False, path:
     batch: (), dimensions: 2
     path: generic (compiled kernels are for diagonal Gaussians)
     """
+    p, q = _two_gaussians(p, q)
     job = _job(p, q, per_dim, path)
     obstacle = job if isinstance(job, str) else fast.obstacle_now(job)
     _can_serve(path, obstacle)
@@ -192,7 +195,7 @@ def plan(p: Gaussian, q: Gaussian | None = None, *, per_dim: bool = False, path:
     )
 
 
-def warm_up(p: Gaussian, q: Gaussian | None = None, *, gradients: bool = False) -> None:
+def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bool = False) -> None:
     """Compile now what :func:`kl_divergence` would compile when it is first called with such arguments.
 
     A kernel is compiled once for each way to describe the spread, with and without ``q``, and each dtype; shapes do
@@ -201,7 +204,7 @@ def warm_up(p: Gaussian, q: Gaussian | None = None, *, gradients: bool = False) 
 
     Parameters
     ----------
-    p, q : Gaussian
+    p, q : Gaussian or distribution
         As in :func:`kl_divergence`, with arrays of any shape.
     gradients : bool, default False
         Compile what the gradients of torch tensors need as well.
@@ -216,7 +219,7 @@ def warm_up(p: Gaussian, q: Gaussian | None = None, *, gradients: bool = False) 
     >>> import gausskl as gk
     >>> gk.warm_up(gk.Gaussian([0.0], std=1.0), gk.Gaussian([0.0], std=1.0))
     """
-    job = _job(p, q, False, "auto")
+    job = _job(*_two_gaussians(p, q), False, "auto")
     if isinstance(job, str) or fast.obstacle_now(job):
         return
     try:
@@ -224,6 +227,14 @@ def warm_up(p: Gaussian, q: Gaussian | None = None, *, gradients: bool = False) 
             job.kernel(kind)
     except fast.CannotCompile as error:
         fast.give_up(error)
+
+
+def _two_gaussians(p: Any, q: Any) -> tuple[Gaussian, Gaussian | None]:
+    if type(p) is not Gaussian:
+        p = gaussian_of("p", p)
+    if q is not None and type(q) is not Gaussian:
+        q = gaussian_of("q", q)
+    return p, q
 
 
 _jobs: dict[Any, fast.Job | str] = {}
@@ -238,7 +249,6 @@ def _job(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str) -> fast.Job 
         if job is not None:
             return job
     _checks.one_of("path", path, PATHS)
-    _checks.gaussians(p, q, Gaussian)
     if not known:
         _can_serve(path, fast.ANY)
         return fast.ANY

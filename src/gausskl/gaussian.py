@@ -108,6 +108,8 @@ class Gaussian:
         The means as given.
     keyword : str
         The keyword that described the spread; ``"low_rank"`` for ``cov_factor`` and ``cov_diag``.
+    spread : dict
+        What described the spread, by keyword, as given: ``Gaussian(g.mean, **g.spread)`` is ``g``.
     structure : {"diagonal", "dense", "low rank"}
         What kind of covariance that is.
     batch_shape : tuple of int
@@ -201,9 +203,36 @@ class Gaussian:
         return self.form.event_size
 
     @property
+    def spread(self) -> dict[str, Any]:
+        """What described the spread, by keyword, as given."""
+        if self.keyword == "low_rank":
+            return dict(zip(("cov_factor", "cov_diag"), self.arrays, strict=True))
+        packing = {} if self.packing is None else {"packing": self.packing}
+        return {self.keyword: self.arrays[0], **packing}
+
+    @property
     def structure(self) -> str:
         """What kind of covariance this is: "diagonal", "dense" or "low rank"."""
         return STRUCTURE[self.keyword]
+
+    def to_torch_distribution(self) -> Any:
+        """Make a ``torch.distributions`` object of a Gaussian of tensors.
+
+        Returns
+        -------
+        torch.distributions.Distribution
+            ``Independent(Normal, 1)``, ``MultivariateNormal`` or ``LowRankMultivariateNormal``, with one event axis.
+
+        Raises
+        ------
+        TypeError
+            If the arrays are not tensors of PyTorch.
+        ValueError
+            By torch, if it does not accept the values.
+        """
+        from ._interop import to_torch_distribution
+
+        return to_torch_distribution(self)
 
     def __repr__(self) -> str:
         library, dtype = _namespace.library_of(self.mean), _namespace.name_of_dtype(self.mean.dtype)
