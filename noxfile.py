@@ -14,13 +14,20 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 # What each backend's environment holds besides the test tools.
 BACKENDS = {
-    "numpy": [".[numba]"],
+    "numpy": [".[numba]", "ndonnx", "onnxruntime"],
     "array_api_strict": [".", "array-api-strict"],
     "torch": [".[numba,torch]"],
-    "jax": [".[jax]"],
-    "dask": [".[dask]"],
+    "jax": [".[jax]", "numpyro"],
+    "dask": [".[dask]", "distributed"],
+    "tensorflow": [".", "tensorflow-cpu", "tensorflow-probability"],
     "cupy": [f".[{os.environ.get('GAUSSKL_CUPY', 'cupy')}]"],  # cupy-cuda13 for CUDA 13
 }
+
+# TensorFlow Probability asks for tf-keras, which would bring TensorFlow's other build.
+WITHOUT_DEPENDENCIES = {"tensorflow": ["tf-keras"]}
+
+# The pages whose examples need an array library.
+PAGES = {"torch": "distributions", "tensorflow": "tensorflow"}
 
 # What is tested a second time, with the formulas in place of compiled kernels.
 FORMULAS = ["test_accuracy.py", "test_gradients.py", "test_rules.py", "test_transforms_torch.py"]
@@ -61,12 +68,16 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session, backend: str) -> None:
     """Test one array library. It must be there and work: a missing one is a failure."""
     install(session, *BACKENDS[backend], group="tests")
+    for package in WITHOUT_DEPENDENCIES.get(backend, []):
+        session.install("--constraint", ".ci/constraints.txt", "--no-deps", package)
     if backend == "cupy":
         output = session.run("python", "-c", CUDA_PROBE, silent=True)
         if "NOT TESTED" in output:
             print(output)
             return
     session.run("pytest", "--require-backend", backend, *session.posargs)
+    if backend in PAGES:
+        session.run("pytest", "docs/test_pages.py", "-k", PAGES[backend])
     if backend == "torch":  # `minimums` does this for NumPy
         files = [f"tests/{name}" for name in FORMULAS]
         session.run("pytest", "--require-backend", backend, "--without-numba", *files, *session.posargs)

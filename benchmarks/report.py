@@ -1,6 +1,7 @@
 """What the benchmarks share: where a number was measured, and how a table gets into a page."""
 
 import datetime as dt
+import os
 import platform
 import re
 from importlib import metadata
@@ -16,6 +17,8 @@ LIBRARIES = {
     "numpyro": "NumPyro",
     "numba": "Numba",
     "scipy": "SciPy",
+    "tensorflow-cpu": "TensorFlow",
+    "tensorflow-probability": "TensorFlow Probability",
     "dask": "Dask",
     "array-api-strict": "array-api-strict",
 }
@@ -64,6 +67,54 @@ def table(header, rows):
     """Markdown table, the first column to the left and the others to the right."""
     lines = [header, [":--"] + ["--:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def times(results, libraries):
+    """One table for each library: milliseconds, and how many times as long as gausskl."""
+    tables = []
+    for library in libraries:
+        of_library = {r["workload"]: _milliseconds(r["seconds"], library) for r in results}
+        of_library = {name: times for name, times in of_library.items() if times}
+        names = list(dict.fromkeys(who for times in of_library.values() for who in times))
+        rows = [
+            [workload, *(_cell(times.get(who), times["gausskl"], who) for who in names)]
+            for workload, times in of_library.items()
+        ]
+        if rows:
+            tables.append(table([f"{library}: ms", *names], rows))
+    return "\n\n".join(tables)
+
+
+def _milliseconds(seconds, library):
+    pairs = ((who.partition(", "), s) for who, s in seconds.items())
+    return {who: 1e3 * s for (who, _, on), s in pairs if on == library}
+
+
+def _cell(milliseconds, ours, who):
+    if milliseconds is None:
+        return ""
+    shown = _digits(milliseconds)
+    return shown if who == "gausskl" else f"{shown} ({_digits(milliseconds / ours)}×)"
+
+
+def _digits(number):
+    return f"{number:.2g}" if number < 99.5 else f"{number:.0f}"
+
+
+def record(libraries, threads, turns, **measured):
+    """What goes into a file of results: where and when, and what was measured."""
+    return {
+        "date": today(),
+        "machine": {
+            "processor": processor(),
+            "architecture": platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": threads,
+        },
+        "versions": versions(*libraries),
+        "turns": turns,
+        **measured,
+    }
 
 
 def write(page, name, text):

@@ -11,10 +11,10 @@ import json
 import os
 import platform
 import shutil
-import statistics
-import time
 import warnings
 from pathlib import Path
+
+import timing
 
 
 def arguments():
@@ -38,22 +38,10 @@ def arguments():
     return options
 
 
-def limit_threads(threads):
-    """Before the libraries are imported, which is when they read this."""
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = str(threads)
-    if hasattr(os, "sched_setaffinity"):  # JAX takes as many threads as there are CPUs to run on
-        cpus = sorted(os.sched_getaffinity(0))
-        if len(cpus) < threads:
-            raise SystemExit(f"{threads} threads need as many CPUs, and there are {len(cpus)}")
-        os.sched_setaffinity(0, cpus[:threads])
-
-
 OPTIONS = arguments()
-limit_threads(OPTIONS.threads)
+timing.limit_threads(OPTIONS.threads)
 
 import jax  # noqa: E402
-import numpy as np  # noqa: E402
 import report  # noqa: E402
 import torch  # noqa: E402
 from limits import SHAPE, first_call, peak_memory  # noqa: E402
@@ -61,48 +49,18 @@ from workloads import WORKLOADS  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("gausskl", "numpy", "torch", "jax", "numpyro", "numba")
-BATCH_SECONDS = 0.02  # a turn repeats a quick call until it takes about this long
 MEMORY_ASKED = 1e6  # bytes beside inputs and result
 FIRST_CALL_ASKED = 1.0, 0.15  # seconds
-
-
-def turn(call, repeats):
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
-
-
-def interleaved(calls, turns):
-    """Median seconds of each call; the calls take turns, so that a busy machine slows all of them."""
-    repeats = {name: max(1, round(BATCH_SECONDS / max(turn(call, 1), 1e-7))) for name, call in calls.items()}
-    times = {name: [] for name in calls}
-    for _ in range(turns):
-        for name, call in calls.items():
-            call()  # not timed: the cache and the freed memory are as this contestant leaves them, not the one before
-            times[name].append(turn(call, repeats[name]))
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
-
-
-def check(name, values, tolerance):
-    """All contestants of a workload compute the same thing, gradients included."""
-    (first, expected), *others = values.items()
-    for other, value in others:
-        for a, b in zip(_arrays(value), _arrays(expected), strict=True):
-            if not np.allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max()):
-                raise SystemExit(f"{name}: {other} and {first} disagree")
-
-
-def _arrays(value):
-    return [np.asarray(a) for a in (value if isinstance(value, tuple) else (value,))]
 
 
 def measure(workload, options):
     torch.compiler.reset()  # after some recompilations of one function torch.compile would run it eagerly
     calls = workload.calls(options.compile, options.threads)
     limits = {name for name in calls if name.startswith("read limit")}
-    check(workload.name, {name: call() for name, call in calls.items() if name not in limits}, workload.tolerance)
-    seconds = interleaved(calls, options.turns)
+    timing.check(
+        workload.name, {name: call() for name, call in calls.items() if name not in limits}, workload.tolerance
+    )
+    seconds = timing.interleaved(calls, options.turns)
     result = {"workload": workload.name, "group": workload.group, "path": workload.path(), "seconds": seconds}
     shown = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in seconds.items())
     print(f"{workload.name}: {shown}", flush=True)
@@ -141,38 +99,6 @@ def judge_first_call():
         {"workload": name, "unit": "seconds", "asked": asked, "measured": {"NumPy": taken}, "reached": taken <= asked}
         for name, asked, taken in zip(names, FIRST_CALL_ASKED, first_call(), strict=True)
     ]
-
-
-def times_markdown(results):
-    """One table for each library: milliseconds, and how many times as long as gausskl."""
-    tables = []
-    for library in ("NumPy", "torch", "jax.jit"):
-        of_library = {r["workload"]: _milliseconds(r["seconds"], library) for r in results}
-        of_library = {name: times for name, times in of_library.items() if times}
-        names = list(dict.fromkeys(who for times in of_library.values() for who in times))
-        rows = [
-            [workload, *(_cell(times.get(who), times["gausskl"], who) for who in names)]
-            for workload, times in of_library.items()
-        ]
-        if rows:
-            tables.append(report.table([f"{library}: ms", *names], rows))
-    return "\n\n".join(tables)
-
-
-def _milliseconds(seconds, library):
-    pairs = ((who.partition(", "), s) for who, s in seconds.items())
-    return {who: 1e3 * s for (who, _, on), s in pairs if on == library}
-
-
-def _cell(milliseconds, ours, who):
-    if milliseconds is None:
-        return ""
-    shown = _digits(milliseconds)
-    return shown if who == "gausskl" else f"{shown} ({_digits(milliseconds / ours)}×)"
-
-
-def _digits(number):
-    return f"{number:.2g}" if number < 99.5 else f"{number:.0f}"
 
 
 def goals_markdown(goals):
@@ -224,22 +150,11 @@ def main():
             goals += judge(workload, results[-1]["seconds"])
     if OPTIONS.group != "dense" and not OPTIONS.only:
         goals += [judge_memory(), *judge_first_call()]
-    record = {
-        "date": report.today(),
-        "machine": {
-            "processor": report.processor(),
-            "architecture": platform.machine(),
-            "cpus": os.cpu_count(),
-            "threads": OPTIONS.threads,
-        },
-        "versions": report.versions(*LIBRARIES),
-        "turns": OPTIONS.turns,
-        "results": results,
-        "goals": goals,
-    }
+    record = report.record(LIBRARIES, OPTIONS.threads, OPTIONS.turns, results=results, goals=goals)
     if out := OPTIONS.out or (OPTIONS.whole and RESULTS / file_name(OPTIONS.threads)):
         out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    text = f"{times_markdown(results)}\n\n{goals_markdown(goals)}\n\n{conditions(record)}"
+    times = report.times(results, ("NumPy", "torch", "jax.jit"))
+    text = f"{times}\n\n{goals_markdown(goals)}\n\n{conditions(record)}"
     print(text)
     if OPTIONS.write:
         report.write("docs/speed.md", "speed", text)

@@ -158,3 +158,13 @@ def both_diagonal(p: Any, q: Any) -> None:
             f"per_dim=True needs two diagonal Gaussians, but p is {p.structure} ({p.keyword}) and q {q.structure} "
             f"({q.keyword}): the divergence of correlated dimensions has no share for each of them"
         )
+
+
+def has_linalg(xp: Any, library: str, p: Any, q: Any) -> None:
+    """Refuse matrices of a library that has no linear algebra."""
+    for name, gaussian in (("p", p), ("q", q)):
+        if gaussian.structure != "diagonal" and not hasattr(xp, "linalg"):
+            raise TypeError(
+                f"{name} is {gaussian.structure} ({gaussian.keyword}), and {library} has no linear algebra: with its "
+                "arrays only diagonal Gaussians can be compared"
+            )

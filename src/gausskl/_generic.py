@@ -25,6 +25,7 @@ class Pair:
         _namespace.one_library({f"the mean of {'p' if side is self.p else 'q'}": side.mean for side in typed})
         self.like = typed[0].mean
         self.xp = _namespace.namespace(self.like)
+        _checks.has_linalg(self.xp, _namespace.library(self.xp), self.p, self.q)
         self.dtype = _namespace.floating_dtype(self.xp, [a for side in typed for a in (side.mean, *side.arrays)])
         self.working = _namespace.computing_dtype(self.xp, self.dtype)
 

@@ -227,6 +227,8 @@ def is_traced(array: Array) -> bool:
         return isinstance(array, jax.core.Tracer)
     if name == "tensorflow":
         return not hasattr(array, "numpy")
+    if name == "ndonnx":
+        return not _has_value(array)
     return name == "dask"
 
 
@@ -251,6 +253,15 @@ def _torch_is_eager(tensor: Array) -> bool:
     return plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
+def _has_value(array: Array) -> bool:
+    """Whether an array of ndonnx is a constant, and not an input of a model or what follows from one."""
+    try:
+        array.unwrap_numpy()
+    except ValueError:
+        return False
+    return True
+
+
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     """NumPy copy of an array, for a look at its values after something went wrong."""
     if library_of(array) == "torch":
@@ -261,6 +272,8 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
         array = array.get()
     if library_of(array) == "tensorflow":
         array = array.numpy()
+    if library_of(array) == "ndonnx":
+        array = array.unwrap_numpy()
     return np.asarray(array)
 
 
