@@ -106,7 +106,7 @@ def rows(backends):
             for regime in dict.fromkeys(pair[0] for pair in pairs):
                 flushed = regime == "subnormal scales"
                 shown = [
-                    "flushed" if flushed and name == "jax" else f"{found[regime]:.2g}"
+                    "flushed" if flushed and name in ("jax", "tensorflow") else f"{found[regime]:.2g}"
                     for name, found in by_library.items()
                 ]
                 yield [f"`{keyword}`", np.dtype(dtype).name, regime, UNITS[keyword], *shown]
@@ -119,7 +119,7 @@ def main():
     warnings.simplefilter("ignore")
     backends = installed()
     table = report.table(["keyword", "dtype", "regime", "unit", *backends], list(rows(backends)))
-    text = f"{table}\n\n{report.measured('gausskl', 'numpy', 'torch', 'jax', 'dask', 'array-api-strict')}"
+    text = f"{table}\n\n{report.measured('gausskl', 'numpy', 'torch', 'jax', 'dask', 'array-api-strict', 'tensorflow-cpu')}"
     print(text)
     if options.write:
         report.write("docs/accuracy.md", "largest errors", text)
