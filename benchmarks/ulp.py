@@ -119,7 +119,8 @@ def main():
     warnings.simplefilter("ignore")
     backends = installed()
     table = report.table(["keyword", "dtype", "regime", "unit", *backends], list(rows(backends)))
-    text = f"{table}\n\n{report.measured('gausskl', 'numpy', 'torch', 'jax', 'dask', 'array-api-strict', 'tensorflow-cpu')}"
+    versions = "gausskl", "numpy", "torch", "jax", "dask", "array-api-strict", "tensorflow-cpu"
+    text = f"{table}\n\n{report.measured(*versions)}"
     print(text)
     if options.write:
         report.write("docs/accuracy.md", "largest errors", text)

@@ -125,13 +125,9 @@ def _shape_hint(name: str, has: tuple[int, ...], d: int) -> str:
 def common_batch(p: Any, q: Any) -> tuple[int, ...]:
     """Batch shape of a pair; a sentence if the two do not fit."""
     if p.event_size != q.event_size:
-        normal = (
-            "a Normal of another library is one-dimensional, and Independent(normal, 1) has its last axis as dimensions"
-        )
         raise ValueError(
             f"p has {p.event_size} dimensions (mean of shape {shape(p.mean)}) and q has {q.event_size} (mean of shape "
             f"{shape(q.mean)}): the axis of dimensions does not broadcast"
-            + ("; " + normal if 1 in (p.event_size, q.event_size) else "")
         )
     try:
         return broadcast_shapes(p.batch_shape, q.batch_shape)

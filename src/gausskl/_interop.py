@@ -1,29 +1,20 @@
 """Other libraries' distribution objects as Gaussians, and back. None of those libraries is imported for it.
 
-An object is known by the names of its class and of the classes that it derives from. A Gaussian takes the arrays that
-the object holds: a factor stays a factor.
+An object is known by the names of its class and of the classes that it derives from; ``_readers`` knows what it holds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from . import _namespace, _pairs
-from ._linalg import qr, sizes, transpose
+from . import _namespace, _pairs, _readers
+from ._linalg import sizes
+from ._readers import ACCEPTED, Normals
 from .gaussian import Gaussian
 
 Array = Any
-
-ACCEPTED = (
-    "a gausskl.Gaussian, such as Gaussian(mean, std=std); a Normal, Independent(Normal), MultivariateNormal or "
-    "LowRankMultivariateNormal of torch.distributions or NumPyro; a Normal, Independent(Normal), "
-    "MultivariateNormalDiag, ...TriL, ...FullCovariance, ...DiagPlusLowRank or ...DiagPlusLowRankCovariance of "
-    "TensorFlow Probability; or a frozen norm or multivariate_normal of scipy.stats"
-)
 
 
 @_namespace.not_converted
@@ -71,19 +62,27 @@ def as_gaussian(obj: Any) -> Gaussian:
     return gaussian_of("obj", obj)
 
 
-class Normals(NamedTuple):
-    """One-dimensional Gaussians, without an axis for their dimension."""
-
-    loc: Array
-    scale: Array
-
-
 def gaussian_of(name: str, obj: Any) -> Gaussian:
     """The Gaussian of an object that the user gave as argument ``name``."""
     if isinstance(obj, Gaussian):
         return obj
     read = _read(name, obj)
     return Gaussian(read.loc[..., None], std=read.scale[..., None]) if isinstance(read, Normals) else read
+
+
+def two_gaussians(p: Any, q: Any) -> tuple[Gaussian, Gaussian | None]:
+    """The Gaussians of both arguments; without ``q``, None for it."""
+    if type(p) is Gaussian and (q is None or type(q) is Gaussian):
+        return p, q
+    ours = gaussian_of("p", p), None if q is None else gaussian_of("q", q)
+    for (name, obj, g), other in zip((("p", p, ours[0]), ("q", q, ours[1])), reversed(ours), strict=True):
+        if obj is not g and g is not None and other is not None and g.event_size == 1 != other.event_size:
+            raise ValueError(
+                f"{name} is a {type(obj).__name__} of one dimension, in a batch of shape {g.batch_shape}, and the "
+                f"other side has {other.event_size} dimensions: "
+                "Independent(normal, 1) makes its last axis the dimensions"
+            )
+    return ours
 
 
 def _read(name: str, obj: Any) -> Gaussian | Normals:
@@ -95,135 +94,6 @@ def _read(name: str, obj: Any) -> Gaussian | Normals:
                 except (TypeError, ValueError) as error:
                     raise type(error)(f"{name}: {error}") from error
     raise TypeError(f"{name} is a {type(obj).__name__}: expected {ACCEPTED}")
-
-
-# torch.distributions
-
-
-def _torch_normal(obj: Any) -> Normals:
-    return Normals(obj.loc, obj.scale)
-
-
-def _torch_multivariate(obj: Any) -> Gaussian:
-    return Gaussian(obj.loc, scale_tril=_unbroadcast(obj, "scale_tril"))
-
-
-def _torch_low_rank(obj: Any) -> Gaussian:
-    return Gaussian(obj.loc, cov_factor=_unbroadcast(obj, "cov_factor"), cov_diag=_unbroadcast(obj, "cov_diag"))
-
-
-def _unbroadcast(obj: Any, name: str) -> Array:
-    """A parameter as it was given: one matrix that a batch shares is factored and solved with once."""
-    held = getattr(obj, f"_unbroadcasted_{name}", None)
-    return getattr(obj, name) if held is None else held
-
-
-# NumPyro
-
-
-def _numpyro_normal(obj: Any) -> Normals:
-    return Normals(_jax(obj.loc), _jax(obj.scale))
-
-
-def _numpyro_multivariate(obj: Any) -> Gaussian:
-    return Gaussian(_jax(obj.loc, *obj.event_shape), scale_tril=_jax(obj.scale_tril))
-
-
-def _numpyro_low_rank(obj: Any) -> Gaussian:
-    factor, diagonal = _jax(obj.cov_factor), _jax(obj.cov_diag)
-    return Gaussian(_jax(obj.loc, *obj.event_shape), cov_factor=factor, cov_diag=diagonal)
-
-
-def _jax(value: Any, *event: int) -> Array:
-    """A parameter as the JAX array that NumPyro computes with; one number stands for a whole event."""
-    import jax.numpy as jnp
-
-    array = jnp.asarray(value)
-    return array if array.shape[-1:] == event or not event else jnp.broadcast_to(array, (*array.shape[:-1], *event))
-
-
-def _expanded(obj: Any) -> Gaussian | Normals:
-    import jax.numpy as jnp
-
-    base = _read("what is expanded", obj.base_dist)
-    if isinstance(base, Normals):
-        return Normals(jnp.broadcast_to(base.loc, obj.batch_shape), base.scale)
-    return Gaussian(jnp.broadcast_to(base.mean, (*obj.batch_shape, base.event_size)), **base.spread)
-
-
-# TensorFlow Probability: a TransformedVariable and its like become tensors.
-
-
-def _tfp_normal(obj: Any) -> Normals:
-    return Normals(_tensor(obj.loc), _tensor(obj.scale))
-
-
-def _tfp_multivariate(obj: Any) -> Gaussian:
-    """N(loc, S Sᵀ) for a linear operator S: diagonal, lower triangular, or any square matrix."""
-    operator = obj.scale
-    kind = type(operator).__name__
-    if kind in ("LinearOperatorDiag", "LinearOperatorIdentity", "LinearOperatorScaledIdentity"):
-        diagonal = _tensor(operator.diag_part())
-        xp = _namespace.namespace(diagonal)
-        std = xp.abs(diagonal)
-        return Gaussian(_loc(obj, std), std=std)
-    factor = _tensor(operator.to_dense())
-    if kind != "LinearOperatorLowerTriangular":
-        xp = _namespace.namespace(factor)
-        _, upper = qr(transpose(factor, xp=xp), xp=xp)
-        factor = transpose(upper, xp=xp)
-    return Gaussian(_loc(obj, factor[..., 0]), scale_tril=factor)
-
-
-def _tfp_low_rank(obj: Any) -> Gaussian:
-    factor, diagonal = _tensor(obj.cov_perturb_factor), _tensor(obj.cov_diag_factor)
-    return Gaussian(_loc(obj, diagonal), cov_factor=factor, cov_diag=diagonal)
-
-
-def _loc(obj: Any, like: Array) -> Array:
-    """The mean, with as many dimensions as ``like``; without one, it is 0."""
-    xp = _namespace.namespace(like)
-    if obj.loc is None:
-        return xp.zeros_like(like)
-    loc = _tensor(obj.loc)
-    return loc if loc.shape[-1:] == like.shape[-1:] else xp.broadcast_arrays(loc, like)[0]
-
-
-def _tensor(value: Any) -> Array:
-    if isinstance(value, (int, float)):
-        return np.asarray(value)
-    if type(value).__module__.startswith("tensorflow_probability"):
-        import tensorflow as tf
-
-        return tf.convert_to_tensor(value)
-    return value
-
-
-# scipy.stats
-
-
-def _scipy_frozen(obj: Any) -> Normals:
-    if obj.dist.name != "norm":
-        raise TypeError(f"this is a frozen {obj.dist.name}: expected {ACCEPTED}")
-    given = dict(zip(("loc", "scale"), obj.args, strict=False)) | obj.kwds
-    return Normals(np.asarray(given.get("loc", 0.0)), np.asarray(given.get("scale", 1.0)))
-
-
-def _scipy_normal(obj: Any) -> Normals:
-    return Normals(np.asarray(obj.mu), np.asarray(obj.sigma))
-
-
-def _scipy_multivariate(obj: Any) -> Gaussian:
-    """With the array that a ``Covariance`` was made from, where it still holds it."""
-    covariance = obj.cov_object
-    match type(covariance).__name__:
-        case "CovViaCholesky":
-            return Gaussian(obj.mean, scale_tril=covariance._factor)
-        case "CovViaPrecision":
-            return Gaussian(obj.mean, precision=covariance._precision)
-        case "CovViaDiagonal":
-            return Gaussian(obj.mean, var=np.diagonal(covariance.covariance))
-    return Gaussian(obj.mean, cov=covariance.covariance)
 
 
 # Independent: the last axes of the batch become dimensions.
@@ -259,30 +129,42 @@ def _merged(array: Array, axes: int, *, xp: Any) -> Array:
     return xp.reshape(array, (*shape[: len(shape) - axes], math.prod(shape[len(shape) - axes :])))
 
 
+# NumPyro's expand.
+
+
+def _expanded(obj: Any) -> Gaussian | Normals:
+    import jax.numpy as jnp
+
+    base = _read("what is expanded", obj.base_dist)
+    if isinstance(base, Normals):
+        return Normals(jnp.broadcast_to(base.loc, obj.batch_shape), base.scale)
+    return Gaussian(jnp.broadcast_to(base.mean, (*obj.batch_shape, base.event_size)), **base.spread)
+
+
 FAMILIES: dict[str, dict[str, Callable[[Any], Gaussian | Normals]]] = {
     "torch.distributions": {
         "Independent": _independent,
-        "LowRankMultivariateNormal": _torch_low_rank,
-        "MultivariateNormal": _torch_multivariate,
-        "Normal": _torch_normal,
+        "LowRankMultivariateNormal": _readers.torch_low_rank,
+        "MultivariateNormal": _readers.torch_multivariate,
+        "Normal": _readers.torch_normal,
     },
     "numpyro.distributions": {
         "ExpandedDistribution": _expanded,
         "Independent": _independent,
-        "LowRankMultivariateNormal": _numpyro_low_rank,
-        "MultivariateNormal": _numpyro_multivariate,
-        "Normal": _numpyro_normal,
+        "LowRankMultivariateNormal": _readers.numpyro_low_rank,
+        "MultivariateNormal": _readers.numpyro_multivariate,
+        "Normal": _readers.numpyro_normal,
     },
     "tensorflow_probability": {
         "Independent": _independent,
-        "MultivariateNormalDiagPlusLowRankCovariance": _tfp_low_rank,
-        "MultivariateNormalLinearOperator": _tfp_multivariate,
-        "Normal": _tfp_normal,
+        "MultivariateNormalDiagPlusLowRankCovariance": _readers.tfp_low_rank,
+        "MultivariateNormalLinearOperator": _readers.tfp_multivariate,
+        "Normal": _readers.tfp_normal,
     },
     "scipy.stats": {
-        "Normal": _scipy_normal,
-        "multivariate_normal_frozen": _scipy_multivariate,
-        "rv_continuous_frozen": _scipy_frozen,
+        "Normal": _readers.scipy_normal,
+        "multivariate_normal_frozen": _readers.scipy_multivariate,
+        "rv_continuous_frozen": _readers.scipy_frozen,
     },
 }
 

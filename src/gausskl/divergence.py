@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from . import _checks, _diagnosis, _namespace, fast
 from ._generic import Pair, reduced, standard_normal
-from ._interop import gaussian_of
+from ._interop import two_gaussians
 from .gaussian import MOST_FORMS, Gaussian
 
 Array = Any
@@ -130,7 +130,7 @@ def kl_divergence(
         _checks.one_of("reduction", reduction, REDUCTIONS)
     if validate is not None:
         _checks.one_of("validate", validate, (None, True, False))
-    p, q = _two_gaussians(p, q)
+    p, q = two_gaussians(p, q)
     job = _job(p, q, per_dim, path)
     if not isinstance(job, str):
         result = _by_leaf(job, p, q, reduction, validate, path)
@@ -177,7 +177,7 @@ def plan(p: Gaussian | Any, q: Gaussian | Any | None = None, *, per_dim: bool = 
     batch: (), dimensions: 2
     path: generic (compiled kernels are for diagonal Gaussians)
     """
-    p, q = _two_gaussians(p, q)
+    p, q = two_gaussians(p, q)
     job = _job(p, q, per_dim, path)
     obstacle = job if isinstance(job, str) else fast.obstacle_now(job)
     _can_serve(path, obstacle)
@@ -219,7 +219,7 @@ def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bo
     >>> import gausskl as gk
     >>> gk.warm_up(gk.Gaussian([0.0], std=1.0), gk.Gaussian([0.0], std=1.0))
     """
-    job = _job(*_two_gaussians(p, q), False, "auto")
+    job = _job(*two_gaussians(p, q), False, "auto")
     if isinstance(job, str) or fast.obstacle_now(job):
         return
     try:
@@ -227,14 +227,6 @@ def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bo
             job.kernel(kind)
     except fast.CannotCompile as error:
         fast.give_up(error)
-
-
-def _two_gaussians(p: Any, q: Any) -> tuple[Gaussian, Gaussian | None]:
-    if type(p) is not Gaussian:
-        p = gaussian_of("p", p)
-    if q is not None and type(q) is not Gaussian:
-        q = gaussian_of("q", q)
-    return p, q
 
 
 _jobs: dict[Any, fast.Job | str] = {}
