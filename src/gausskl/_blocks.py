@@ -53,6 +53,8 @@ BLOCK = 2**16
 def evaluate(formula: functools.partial[Any], arrays: list[Array], event_axes: list[int]) -> Array:
     """Evaluate a formula, NumPy arrays block after block along the longest axis of the batch."""
     xp = _namespace.namespace(arrays[0])
+    if _namespace.library(xp) == "jax":
+        return _in_jax(functools.partial(formula, xp=xp), arrays, event_axes)
     if _namespace.library(xp) != "numpy":
         with _namespace.quiet(xp):
             return formula(arrays, xp=xp)
@@ -90,3 +92,21 @@ def _whole(array: Array, axes: int) -> Array:
 
 def _on_block(formula: Any, event_axes: list[int], *blocks: Array) -> Array:
     return evaluate(formula, list(blocks), event_axes)
+
+
+def _in_jax(formula: functools.partial[Any], arrays: list[Array], event_axes: list[int]) -> Array:
+    """Evaluate a formula where the sharding of an array may be a part of its type.
+
+    The batch of the result lies as that of the arguments does; what is in between is left to the compiler.
+    """
+    import jax
+
+    shardings = [jax.typeof(array).sharding for array in arrays] if hasattr(jax, "typeof") else []
+    meshes = [sharding.mesh for sharding in shardings if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types]
+    if not meshes:
+        return formula(arrays)
+    batches = [sharding.spec[: len(sharding.spec) - axes] for sharding, axes in zip(shardings, event_axes, strict=True)]
+    columns = itertools.zip_longest(*(reversed(batch) for batch in batches))
+    batch = [next(filter(None, column), None) for column in columns][::-1]
+    spec = jax.sharding.PartitionSpec(*batch, *[None] * formula.keywords["per_dim"])
+    return jax.sharding.auto_axes(formula, out_sharding=jax.sharding.NamedSharding(meshes[0], spec))(arrays)

@@ -15,7 +15,7 @@ import math
 from typing import Any
 
 from ._gradients import with_gradient
-from ._series import ATANH_TAIL, EXPM1_TAIL, polynomial
+from ._series import atanh_tail, expm1_tail, polynomial
 
 Array = Any
 
@@ -26,7 +26,7 @@ Array = Any
 def _from_ratio(x: Array, r: Array, *, xp: Any) -> Array:
     """x - log1p(x) from x and r = x / (2 + x), |r| <= 1/2, by log1p(x) = 2 atanh(r)."""
     y = r * r
-    return r * (x - 2 * y * polynomial(ATANH_TAIL, y, xp=xp))
+    return r * (x - 2 * y * polynomial(atanh_tail, y, xp=xp))
 
 
 def _excess(x: Array, *, xp: Any) -> Array:
@@ -74,7 +74,7 @@ def expm1_gap(t: Array, *, xp: Any) -> Array:
     """psi(t) = expm1(t) - t."""
     near = xp.abs(t) <= 1
     s = xp.where(near, t, 0.0)
-    return xp.where(near, s * s * polynomial(EXPM1_TAIL, s, xp=xp), xp.expm1(t) - t)
+    return xp.where(near, s * s * polynomial(expm1_tail, s, xp=xp), xp.expm1(t) - t)
 
 
 def _half_square(x: Array, scale: Array, *, xp: Any) -> Array:

@@ -78,8 +78,8 @@ def reduced(result: Array, reduction: str, *, xp: Any) -> Array:
     """Over the whole batch; by halves where the array is at hand, so that the order of addition is known."""
     if reduction == "none":
         return result
+    if None in result.shape or _namespace.library(xp) == "jax":  # of unknown size, or perhaps on several devices
+        return xp.sum(result) if reduction == "sum" else xp.mean(result)
     flat = xp.reshape(result, (-1,))
-    if flat.shape[0] is None:  # only the run will tell how many they are
-        return xp.sum(flat) if reduction == "sum" else xp.mean(flat)
     summed = xp.sum(flat) if _namespace.is_lazy(result) else total(flat, xp=xp)
     return summed if reduction == "sum" else summed / flat.shape[0]

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from ._checks import broadcast_shapes
 from ._namespace import device_of, library
 
 Array = Any
@@ -23,9 +22,22 @@ def matmul(a: Array, b: Array, *, xp: Any) -> Array:
     """Matrix product in the full precision of the dtype."""
     if library(xp) == "jax":
         return xp.matmul(a, b, precision="highest")
-    if library(xp) == "torch" and a.ndim == b.ndim == 2:
-        return xp.matmul(a[None, ...], b[None, ...])[0, ...]  # the routine for stacks, and so its bits
+    if library(xp) == "torch":
+        return _product_of_tensors(a, b)
     return xp.matmul(a, b)
+
+
+def _product_of_tensors(a: Array, b: Array) -> Array:
+    """Matrix product out of the reach of autocast, which would round the factors."""
+    import torch
+
+    kind = a.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return _product_of_tensors(a, b)
+    if a.ndim == b.ndim == 2:
+        return torch.matmul(a[None, ...], b[None, ...])[0, ...]  # the routine for stacks, and so its bits
+    return torch.matmul(a, b)
 
 
 def cholesky(a: Array, *, xp: Any) -> Array:
@@ -78,7 +90,7 @@ def solve_tril(factor: Array, b: Array, *, xp: Any) -> Array:
     if name == "tensorflow":
         return xp.linalg.triangular_solve(factor, b)
     if name in ("jax", "cupy"):
-        batch = np.broadcast_shapes(factor.shape[:-2], b.shape[:-2])
+        batch = broadcast_shapes(factor.shape[:-2], b.shape[:-2])
         factor = xp.broadcast_to(factor, (*batch, *factor.shape[-2:]))
         b = xp.broadcast_to(b, (*batch, *b.shape[-2:]))
         if name == "jax":
@@ -152,8 +164,8 @@ def flat(x: Array, *, xp: Any) -> Array:
 
 def beside(*matrices: Array, xp: Any) -> Array:
     """The columns of several stacks of matrices side by side; batch axes broadcast."""
-    broadcast_shapes = xp.broadcast_shapes if library(xp) == "tensorflow" else np.broadcast_shapes
-    batch = broadcast_shapes(*(sizes(matrix, xp=xp)[:-2] for matrix in matrices))
+    together = xp.broadcast_shapes if library(xp) == "tensorflow" else broadcast_shapes
+    batch = together(*(sizes(matrix, xp=xp)[:-2] for matrix in matrices))
     return xp.concat([xp.broadcast_to(matrix, (*batch, *matrix.shape[-2:])) for matrix in matrices], axis=-1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from . import _checks, _namespace
@@ -181,6 +182,13 @@ class Gaussian:
         self.form: Form = form
         self.mean = mean
         self.arrays: tuple[Array, ...] = tuple(spread.values())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as it was said: the arrays may come back on another device, where another form is theirs."""
+        mean, spread = self.mean, self.spread
+        if self.form.untyped:
+            mean, spread = mean.tolist(), {k: v if k == "packing" else v.tolist() for k, v in spread.items()}
+        return functools.partial(Gaussian, **spread), (mean,)
 
     @property
     def keyword(self) -> str:
