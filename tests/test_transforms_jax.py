@@ -22,17 +22,14 @@ PAIRS = [
     ("std", "log_var"),
     ("var", "cov"),
     ("cov", "scale_tril"),
+    ("cov", "std"),
     ("precision", "std"),
     ("low_rank", "cov"),
     ("log_std", "low_rank"),
+    ("low_rank", "var"),
+    ("scale_tril", "low_rank"),
 ]
 every_pair = pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-# Second derivatives take JAX long to trace.
-some_pairs = pytest.mark.parametrize(
-    "pair",
-    [("std", "std"), ("log_var", "log_var"), ("std", "log_var"), ("scale_tril", "scale_tril"), ("cov", "std")],
-    ids="-".join,
-)
 
 
 def example(pair, d=3):
@@ -104,12 +101,12 @@ def test_jvp_is_the_gradient_along_the_tangent(pair):
     close(tangent, sum((g * t).sum() for g, t in zip(jax.grad(function)(arrays), tangents, strict=True)))
 
 
-@some_pairs
+@every_pair
 def test_hessian_is_the_derivative_of_the_gradient(pair):
-    """Forward over reverse, reverse over reverse, and symmetric."""
+    """Forward over reverse, reverse over reverse, and symmetric; compiled, or it takes JAX ten times as long."""
     function, arrays = example(pair, d=2)
-    hessian = jax.hessian(function)(arrays)
-    close(hessian, jax.jacrev(jax.grad(function))(arrays), factor=1024)
+    hessian = jax.jit(jax.hessian(function))(arrays)
+    close(hessian, jax.jit(jax.jacrev(jax.grad(function)))(arrays), factor=1024)
     for i, j in itertools.combinations(range(len(arrays)), 2):
         axes = (*range(arrays[j].ndim, arrays[i].ndim + arrays[j].ndim), *range(arrays[j].ndim))
         close(hessian[i][j], jnp.transpose(hessian[j][i], axes), factor=1024)
@@ -127,6 +124,20 @@ def test_grad_is_the_slope(pair):
     slope = (along(1e-5) - along(-1e-5)) / 2e-5
     grad = sum((g * t).sum() for g, t in zip(jax.grad(function)(arrays), tangents, strict=True))
     np.testing.assert_allclose(grad, slope, rtol=1e-6)
+
+
+@every_pair
+def test_without_x64_everything_is_float32(pair):
+    """As JAX is before anyone has set it otherwise: it computes in float32, to the accuracy of float32."""
+    function, arrays = example(pair)
+    transformed = jax.jit(jax.vmap(jax.value_and_grad(function)))
+    narrow = [np.asarray(array, dtype=np.float32) for array in stacked(arrays)]
+    exact = transformed([jnp.asarray(array, dtype=np.float64) for array in narrow])
+    with jax.enable_x64(False):
+        found = transformed([jnp.asarray(array) for array in narrow])
+    for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
+        assert (got.dtype, want.dtype) == (np.float32, np.float64)
+        np.testing.assert_allclose(got, want, rtol=0, atol=16 * 2.0**-23 * np.abs(want).max())
 
 
 def test_jit_over_the_spread_alone():

@@ -1,6 +1,7 @@
-"""The formulas block by block over the batch: as tasks for Dask, and for NumPy so that temporaries stay in the cache.
+"""How a formula goes over the batch.
 
-A block gives the bits that the same rows give in any other.
+Block by block as tasks for Dask, and for NumPy so that temporaries stay in the cache; in JAX where the arrays are. A
+block gives the bits that the same rows give in any other.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ BLOCK = 2**16
 
 
 def evaluate(formula: functools.partial[Any], arrays: list[Array], event_axes: list[int]) -> Array:
-    """Evaluate a formula, NumPy arrays block after block along the longest axis of the batch."""
+    """Evaluate a formula at once, or on NumPy arrays block after block along the longest axis of the batch."""
     xp = _namespace.namespace(arrays[0])
     if _namespace.library(xp) == "jax":
         return _in_jax(functools.partial(formula, xp=xp), arrays, event_axes)

@@ -1,8 +1,7 @@
 """The two series behind the formulas, fitted once, one set of coefficients per precision.
 
-Both were fitted at Chebyshev nodes in 60 digits (``tools/fit_series.py`` prints them). ``ATANH_TAIL`` is
-S(y) = (atanh(r)/r - 1)/y with y = r^2 on [0, 1/4]; ``EXPM1_TAIL`` is (expm1(t) - t)/t^2 on [-1, 1]. The narrow ones
-serve y up to (3 - 2 sqrt 2)^2 and t up to ln(2)/2, where they weigh so little in the result that fewer do.
+Both were fitted at Chebyshev nodes in 60 digits (``tools/fit_series.py`` prints them). The formulas ask functions for
+them, because ``torch.compile`` takes the floats of a module for numbers that may change.
 """
 
 from __future__ import annotations
@@ -75,7 +74,8 @@ def expm1_tail(bits: int) -> tuple[float, ...]:
 
 ATANH_TAIL = {bits: atanh_tail(bits) for bits in (64, 32)}
 EXPM1_TAIL = {bits: expm1_tail(bits) for bits in (64, 32)}
-# On the intervals that remain once a power of two has been taken out.
+# For y up to (3 - 2 sqrt 2)^2 and t up to ln(2)/2, which is what remains once a power of two has been taken out: there
+# they weigh so little in the result that fewer do.
 ATANH_TAIL_NARROW = {
     64: (
         0.3333333333333335,
