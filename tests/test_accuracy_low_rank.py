@@ -95,6 +95,15 @@ def test_beside_every_other_structure(xp, name, dtype, order):
     check(xp, beside(name, dtype, order), reference.eps_error)
 
 
+@pytest.mark.parametrize("other", ["std", "cov", "scale_tril", "precision", "low_rank"])
+def test_a_factor_without_columns_is_none(xp, other):
+    mean, var, p = np.zeros(3), np.array([1.0, 2.0, 3.0]), side(other, seed=1)
+    none, diagonal = {"mean": mean, "cov_factor": np.zeros((3, 0)), "cov_diag": var}, {"mean": mean, "var": var}
+    np.testing.assert_allclose(divergence(xp, p, none), divergence(xp, p, diagonal), rtol=1e-13)
+    np.testing.assert_allclose(divergence(xp, none, p), divergence(xp, diagonal, p), rtol=1e-13)
+    assert divergence(xp, none, none) == 0
+
+
 def test_200_000_dimensions_need_far_less_than_a_gigabyte():
     rng = np.random.default_rng(0)
     d, r = 200_000, 8

@@ -1,6 +1,7 @@
 """Every way in which torch differentiates, vectorises, compiles, exports or casts gives what autograd gives."""
 
 import contextlib
+import copy
 import io
 import itertools
 
@@ -326,3 +327,13 @@ def test_a_saved_gaussian_can_be_loaded_on_another_device():
     file.seek(0)
     loaded = torch.load(file, map_location="meta", weights_only=False)
     assert gk.kl_divergence(loaded).device.type == "meta"
+
+
+@pytest.mark.parametrize("name", ["std", "row", "low_rank"])
+def test_a_deep_copy_shares_no_memory(name):
+    """As a copy of a model must not move with the model."""
+    p = gk.Gaussian(**{key: a if key == "packing" else torch.asarray(a) for key, a in side(name).items()})
+    other = copy.deepcopy(p)
+    for ours, theirs in zip((p.mean, *p.arrays), (other.mean, *other.arrays), strict=True):
+        assert ours.data_ptr() != theirs.data_ptr()
+    identical(gk.kl_divergence(other), gk.kl_divergence(p))

@@ -100,6 +100,7 @@ def ready(spread: Spread, arrays: list[Array], d: int, *, xp: Any) -> tuple[str,
     if keyword in ("cov", "precision"):
         return keyword, [_dense.symmetric(arrays[0], xp=xp)]
     *factor, diagonal = arrays
+    factor = [_columns(matrix, max(matrix.shape[-1], 1), xp=xp) for matrix in factor]
     if keyword not in AS_LOG_STD:
         diagonal = _dense.positive(diagonal, xp=xp)
     return keyword, [*factor, xp.broadcast_to(diagonal, (*sizes(diagonal, xp=xp)[:-1], d))]
@@ -177,7 +178,7 @@ def _as_low_rank(kind: str, arrays: list[Array], *, xp: Any) -> tuple[Array, Arr
 
 def _padded(f_p: Array, c_p: Array, f_q: Array, c_q: Array, *, xp: Any) -> tuple[Array, Array, Array, Array]:
     """Both factors with the same number of columns."""
-    rank = max(f_p.shape[-1], f_q.shape[-1], 1)
+    rank = max(f_p.shape[-1], f_q.shape[-1])
     return _columns(f_p, rank, xp=xp), c_p, _columns(f_q, rank, xp=xp), c_q
 
 
@@ -185,5 +186,6 @@ def _columns(factor: Array, rank: int, *, xp: Any) -> Array:
     missing = rank - factor.shape[-1]
     if not missing:
         return factor
-    empty = xp.zeros_like(xp.broadcast_to(factor[..., :1], (*sizes(factor, xp=xp)[:-1], missing)))
+    column = xp.sum(factor, axis=-1, keepdims=True)  # there is one even if the factor has none
+    empty = xp.zeros_like(xp.broadcast_to(column, (*sizes(factor, xp=xp)[:-1], missing)))
     return xp.concat([factor, empty], axis=-1)

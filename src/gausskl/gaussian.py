@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from . import _checks, _namespace
@@ -188,7 +187,7 @@ class Gaussian:
         mean, spread = self.mean, self.spread
         if self.form.untyped:
             mean, spread = mean.tolist(), {k: v if k == "packing" else v.tolist() for k, v in spread.items()}
-        return functools.partial(Gaussian, **spread), (mean,)
+        return _said, (mean, spread)
 
     @property
     def keyword(self) -> str:
@@ -245,3 +244,8 @@ class Gaussian:
     def __repr__(self) -> str:
         library, dtype = _namespace.library_of(self.mean), _namespace.name_of_dtype(self.mean.dtype)
         return f"Gaussian({library} {dtype}, batch={self.batch_shape}, d={self.event_size}, {self.keyword})"
+
+
+def _said(mean: Array, spread: dict[str, Any]) -> Gaussian:
+    """A Gaussian as it was said. A function, because :mod:`copy` copies what a function is called with."""
+    return Gaussian(mean, **spread)
