@@ -1,5 +1,7 @@
 """What a user can rely on: same in, same out; a bad row stays alone; the same row gives the same bits."""
 
+import pickle
+
 import numpy as np
 import pytest
 from spreads import DENSE, DIAGONAL, KEYWORDS, array_names, covariance, example, gaussian, restated, rows
@@ -99,6 +101,20 @@ def test_numbers_and_lists_adopt_the_arrays_beside_them(xp, dtype):
     assert is_adopted(gk.kl_divergence(gk.Gaussian(array, var=2), plain))
     assert is_adopted(gk.kl_divergence(gk.Gaussian(array, cov=[[2.0, 1.0], [1.0, 2.0]]), plain))
     assert is_adopted(gk.kl_divergence(gk.Gaussian(array, std=array)))
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_a_pickle_brings_back_the_same_gaussian(name):
+    p, q = gaussian(np, example(name, (4,))), gaussian(np, example("cov", (4,), seed=1))
+    loaded = pickle.loads(pickle.dumps(p))
+    assert repr(loaded) == repr(p)
+    assert bits(gk.kl_divergence(loaded, q)) == bits(gk.kl_divergence(p, q))
+
+
+def test_numbers_and_lists_still_adopt_after_a_pickle(xp):
+    loaded = pickle.loads(pickle.dumps(gk.Gaussian([0.1, 1.0], packed_tril=[1.0, 0.5, 2.0], packing="row")))
+    array = make(xp, [1.0, 2.0])
+    assert library_of(gk.kl_divergence(loaded, gk.Gaussian(array, std=array))) == library_of(array)
 
 
 def test_integers_become_the_default_float(xp):
