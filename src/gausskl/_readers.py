@@ -147,11 +147,11 @@ def scipy_normal(obj: Any) -> Normals:
 def scipy_multivariate(obj: Any) -> Gaussian:
     """A frozen ``multivariate_normal``, with the array that a ``Covariance`` was made from, where it still holds it."""
     covariance = obj.cov_object
-    match type(covariance).__name__:
-        case "CovViaCholesky":
-            return Gaussian(obj.mean, scale_tril=covariance._factor)
-        case "CovViaPrecision":
-            return Gaussian(obj.mean, precision=covariance._precision)
-        case "CovViaDiagonal":
-            return Gaussian(obj.mean, var=np.diagonal(covariance.covariance))
-    return Gaussian(obj.mean, cov=covariance.covariance)
+    kind = type(covariance).__name__
+    if kind == "CovViaDiagonal":
+        return Gaussian(obj.mean, var=np.diagonal(covariance.covariance))
+    keyword, name = {"CovViaCholesky": ("scale_tril", "_factor"), "CovViaPrecision": ("precision", "_precision")}.get(
+        kind, ("cov", "covariance")
+    )
+    held = getattr(covariance, name, None)
+    return Gaussian(obj.mean, cov=covariance.covariance) if held is None else Gaussian(obj.mean, **{keyword: held})
