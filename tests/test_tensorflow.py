@@ -1,5 +1,6 @@
 """TensorFlow: eager, traced for batches of any size, compiled, differentiated, and as the loss of a Keras model."""
 
+import importlib
 import itertools
 import json
 from pathlib import Path
@@ -16,6 +17,7 @@ from helpers import Backend
 if Backend.TENSORFLOW not in NAMESPACES:
     pytest.skip("TensorFlow is not under test", allow_module_level=True)
 
+import keras
 import tensorflow as tf
 
 STRUCTURES = "log_var", "cov", "scale_tril", "precision", "low rank"
@@ -215,6 +217,32 @@ def test_a_variable_is_read_when_the_divergence_is_computed():
     assert gk.kl_divergence(p) == 0
 
 
+@pytest.mark.parametrize("name", [name for name in KEYWORDS if name not in ("row", "tfp")])
+def test_variables_inside_a_traced_function(name):
+    given = example(name)
+    variables = {key: tf.Variable(value) for key, value in given.items()}
+    constants = {key: tf.constant(value) for key, value in given.items()}
+
+    @tf.function
+    def traced():
+        with tf.GradientTape() as tape:
+            value = gk.kl_divergence(gk.Gaussian(**variables))
+        return value, tape.gradient(value, list(variables.values()))
+
+    value, found = traced()
+    want = gradient(lambda *t: gk.kl_divergence(gk.Gaussian(**dict(zip(given, t, strict=True)))), [*constants.values()])
+    close(value, gk.kl_divergence(gk.Gaussian(**constants)))
+    close(found, want, factor=1024)
+
+
+@pytest.mark.parametrize("sizes", [(5, 1), (1, 5), (1, 1), (5, 5)])
+def test_sizes_that_only_the_run_tells_broadcast(sizes):
+    xp = NAMESPACES[Backend.TENSORFLOW]
+    traced = tf.function(xp.broadcast_arrays, input_signature=[tf.TensorSpec((None, 3)), tf.TensorSpec((None, 3))])
+    shapes = [array.shape for array in traced(*(tf.zeros((size, 3)) for size in sizes))]
+    assert shapes == [(max(sizes), 3)] * 2
+
+
 @pytest.mark.parametrize("name", DIAGONAL)
 def test_vectorized_map(name):
     function, tensors = case((name, name))
@@ -261,7 +289,6 @@ def test_unsuitable_arrays(kind):
 
 
 def test_keras_variables_and_placeholders():
-    keras = pytest.importorskip("keras")
     with pytest.raises(TypeError, match=r"^mean is a keras.*; pass its \.value$"):
         gk.Gaussian(keras.Variable([1.0]), std=1.0)
     with pytest.raises(TypeError, match=r"^mean is a keras.*; it has no values: do this inside of a layer"):
@@ -286,7 +313,8 @@ SEED = json.loads((Path(__file__).parent / "data" / "seeds.json").read_text())["
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_notebook(request):
     """Packed as tfp.math.fill_triangular unpacks, in float32; its own divergence as the peer."""
-    tfp = pytest.importorskip("tensorflow_probability")
+    required = request.config.getoption("require_backend")
+    tfp = (importlib.import_module if required else pytest.importorskip)("tensorflow_probability")
     packed = [tf.constant(SEED[f"packed_{which}"]) for which in "pq"]
     theirs = [tfp.distributions.MultivariateNormalTriL(tf.zeros(2), tfp.math.fill_triangular(x)) for x in packed]
     ours = [gk.Gaussian(tf.zeros(2), packed_tril=x, packing="tfp") for x in packed]
@@ -298,7 +326,6 @@ def test_the_notebook(request):
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_keras_model_learns(jit_compile):
     """Targets and predictions are a mean and a packed factor side by side."""
-    keras = pytest.importorskip("keras")
     keras.utils.set_random_seed(0)
     d = 2
 

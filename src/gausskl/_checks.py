@@ -12,7 +12,6 @@ SPREADS = (
     "or cov_factor together with cov_diag"
 )
 PACKINGS = ("row", "tfp")
-EVENT_AXES = {"cov": 2, "scale_tril": 2, "precision": 2, "cov_factor": 2}  # of the others: 1
 
 
 def one_spread(spread: dict[str, Array], packing: str | None) -> str:
@@ -56,7 +55,7 @@ def known_shapes(arrays: dict[str, Array]) -> None:
             raise ValueError(f"{name} has an unknown number of axes: say how many with tf.ensure_shape")
         if any(size != size for size in array.shape):
             raise ValueError(f"{name} has an unknown shape {shape(array)}: call {name}.compute_chunk_sizes() first")
-        if None in shape(array)[-EVENT_AXES.get(name, 1) :]:
+        if None in shape(array)[-len(_event_shape(name, array, 0)) :]:
             raise ValueError(
                 f"{name} has shape {shape(array)}: the number of dimensions must be known when the function is traced; "
                 "only sizes of the batch may be None"

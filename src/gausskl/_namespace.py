@@ -114,9 +114,7 @@ def _is_tensor(kind: type) -> bool:
 
 def moved(array: Array, *, xp: Any, dtype: Any, device: Any) -> Array:
     """The array itself if it belongs to the namespace, else a copy that does: numbers that came without a library."""
-    if library_of(array) != library(xp):
-        return xp.asarray(array, dtype=dtype, device=device)
-    return xp.asarray(array) if library(xp) == "tensorflow" else array  # a variable is read when it is used
+    return array if library_of(array) == library(xp) else xp.asarray(array, dtype=dtype, device=device)
 
 
 def floating_dtype(xp: Any, arrays: Any) -> Any:
