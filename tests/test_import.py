@@ -37,7 +37,7 @@ def test_no_backend_is_imported_by_numpy_arrays():
 import gausskl
 p = gausskl.Gaussian([0.0, 1.0], cov=[[2.0, 1.0], [1.0, 2.0]])
 q = gausskl.Gaussian([0.0, 1.0], cov_factor=[[1.0], [2.0]], cov_diag=[1.0, 1.0])
-gausskl.kl_divergence(p, q), gausskl.kl_divergence(p), gausskl.plan(p, q)
+gausskl.kl_divergence(p, q), gausskl.kl_divergence(p, path="generic"), gausskl.plan(p, q)
 """
     assert not loaded(code) & set(BACKENDS)
 

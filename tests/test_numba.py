@@ -17,7 +17,7 @@ from helpers import Backend, make, to_numpy
 pytest.importorskip("numba")
 
 from gausskl import _pairs
-from gausskl.fast import REASON, _numba, _threads
+from gausskl.fast import _diagonal, _threads
 
 HAS_TORCH = Backend.TORCH in NAMESPACES
 if HAS_TORCH:
@@ -69,6 +69,9 @@ def same_bits(got, want):
 # ---- what it serves ----
 
 
+REASON = "one compiled pass over diagonal Gaussians in the memory of the CPU"
+
+
 @every_kernel
 @every_backend
 def test_it_serves_two_spreads_of_one_kind(monkeypatch, backend, keyword, dtype, count):
@@ -78,7 +81,11 @@ def test_it_serves_two_spreads_of_one_kind(monkeypatch, backend, keyword, dtype,
     arrays = [make(NAMESPACES[backend], a) for a in drawn(keyword, dtype, (2, 3))[:count]]
     for per_dim in (False, True):
         plan = gk.plan(*gaussians(keyword, arrays), per_dim=per_dim)
-        assert (plan.path, plan.reason, plan.computed_in) == ("numba", REASON, np.dtype(dtype).name)
+        assert (plan.path, plan.reason, plan.computed_in) == (
+            "numba",
+            "one compiled pass over diagonal Gaussians in the memory of the CPU",
+            np.dtype(dtype).name,
+        )
     want = divergence(keyword, arrays, path="generic")
     monkeypatch.setattr(_pairs, "divergence", never)
     got = gk.kl_divergence(*gaussians(keyword, arrays))
@@ -100,8 +107,12 @@ UNSERVED = {
     "two dtypes": (lambda: [ones("float32"), ones("float64")], "not for float32 and float64"),
     "big-endian": (lambda: [gk.Gaussian(np.zeros(3, ">f8"), std=1.0)], "array-API formulas"),
     "subclass": (lambda: [gk.Gaussian(np.zeros(3).view(Subclass), std=1.0)], "array-API formulas"),
-    "dense": (lambda: [gk.Gaussian(**side("cov"))], "diagonal"),
-    "dense against diagonal": (lambda: [gk.Gaussian(**side("cov")), gk.Gaussian(**side("std"))], "diagonal"),
+    "low rank": (lambda: [gk.Gaussian(**side("low_rank"))], "for diagonal and dense Gaussians"),
+    "dense against low rank": (
+        lambda: [gk.Gaussian(**side("cov")), gk.Gaussian(**side("low_rank"))],
+        "dense Gaussians",
+    ),
+    "many dimensions": (lambda: [gk.Gaussian(np.zeros(129), cov=np.eye(129))], "for 1 to 128 dimensions"),
 }
 UNSERVED |= {
     str(b): (lambda b=b: [ones("float64", NAMESPACES[b])], "array-API formulas")
@@ -394,8 +405,8 @@ def test_a_gradient_summed_over_100_000_rows(dtype, shape, special):
 @needs_torch
 @every_side
 def test_only_the_gradients_asked_for_are_computed(monkeypatch, count):
-    made, compute = [], _numba.gradients
-    monkeypatch.setattr(_numba, "gradients", lambda *args: made.append(compute(*args)) or made[-1])
+    made, compute = [], _diagonal.gradients
+    monkeypatch.setattr(_diagonal, "gradients", lambda *args: made.append(compute(*args)) or made[-1])
     arrays = drawn("std", np.float64, (4, 3))[:count]
     everything = gradients("std", arrays)
     for asked in itertools.product((False, True), repeat=count):

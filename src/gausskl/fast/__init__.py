@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 DIAGONAL = ("std", "var", "log_std", "log_var")
+DENSE = ("cov", "scale_tril", "packed_tril", "precision")
+LARGEST = 128  # dimensions of a dense pair: beyond, LAPACK is as quick and needs less memory
+LARGEST_PRECISE = 64
 ANY = "the array-API formulas serve every library and every pair"
-REASON = "one compiled pass over diagonal Gaussians in the memory of the CPU"
 
 
 class _Once:
@@ -42,16 +44,26 @@ class _Once:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A pair of diagonal Gaussians as a leaf sees it: nothing but its values is missing."""
+    """A pair of Gaussians as a leaf sees it: nothing but its values is missing."""
 
     library: str
-    keyword: str
-    standard: bool  # q is the standard normal and has no arrays
+    spreads: tuple[tuple[str, str | None], ...]  # keyword and packing of p and of q, or of p alone
     bits: int
     batch_shape: tuple[int, ...]
     event_size: int
     per_dim: bool
     two_axes: bool  # every array has an axis of rows and one of dimensions, and no more
+    precise: bool = False
+
+    @_Once
+    def standard(self) -> bool:
+        """Whether q is the standard normal, and has no arrays."""
+        return len(self.spreads) == 1
+
+    @_Once
+    def keyword(self) -> str:
+        """How the spread of p is described."""
+        return self.spreads[0][0]
 
     @_Once
     def shape(self) -> tuple[int, ...]:
@@ -79,23 +91,41 @@ class Job:
         return np.dtype(f"float{self.bits}")
 
     @_Once
+    def computed_in(self) -> str:
+        """Name of the dtype of what comes in between."""
+        if self.diagonal:
+            return str(self.dtype)
+        return "pairs of float64" if self.precise else "float64"
+
+    @_Once
     def forward(self) -> Any:
         """The compiled kernel of the divergence."""
-        return self.kernel("forward")
+        return self.engine.kernel(self, "forward")
 
     @_Once
     def backward(self) -> Any:
         """The compiled kernel of the gradients."""
-        return self.kernel("backward")
+        return self.engine.kernel(self, "backward")
 
-    def kernel(self, kind: str) -> Any:
-        """A compiled kernel, "forward" or "backward"."""
-        return _import("_numba").kernel(kind, self.keyword, self.standard, self.bits)
+    @_Once
+    def diagonal(self) -> bool:
+        """Whether both sides are diagonal."""
+        return all(keyword in DIAGONAL for keyword, _ in self.spreads)
+
+    @_Once
+    def engine(self) -> Any:
+        """The module that knows the kernels for such pairs."""
+        return _import("_diagonal" if self.diagonal else "_dense_pairs")
 
     @_Once
     def leaf(self) -> Any:
-        """The module that does it."""
+        """The module that knows the library."""
         return _import("_torch" if self.library == "torch" else "_numba")
+
+    @_Once
+    def reason(self) -> str:
+        """Why a kernel serves the pair."""
+        return f"one compiled pass over {'diagonal' if self.diagonal else 'dense'} Gaussians in the memory of the CPU"
 
 
 class CannotCompile(Exception):
@@ -112,26 +142,27 @@ def _import(name: str) -> Any:
 _broken = ""  # why no kernel can be had
 
 
-def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool) -> Job | str:
+def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool, precise: bool) -> Job | str:
     """What a leaf is to do for Gaussians of these forms, or why none serves them."""
     p, q = forms[0], forms[-1]
     keywords = dict.fromkeys(form.keyword for form in forms)
     dtypes = dict.fromkeys(dtype for form in forms for dtype in form.dtypes)
     if not all(form.plain for form in forms) or p.library != q.library:
         return ANY
-    if not set(keywords) <= set(DIAGONAL):
-        return "compiled kernels are for diagonal Gaussians"
-    if len(keywords) > 1:
+    if "low_rank" in keywords:
+        return "compiled kernels are for diagonal and dense Gaussians"
+    diagonal = set(keywords) <= set(DIAGONAL)
+    if diagonal and len(keywords) > 1:
         return f"compiled kernels are for two spreads of one kind, not for {' and '.join(keywords)}"
     if list(dtypes) not in (["float32"], ["float64"]):
         return f"compiled kernels are for float32 or float64 throughout, not for {' and '.join(dtypes)}"
+    largest = LARGEST_PRECISE if precise else LARGEST
+    if not diagonal and not 1 <= p.event_size <= largest:
+        return f"compiled kernels for dense Gaussians are for 1 to {largest} dimensions"
     two_axes = len(batch_shape) == 1 and {ndim for form in forms for ndim in form.ndims} == {2}
+    spreads = tuple((form.keyword, form.packing) for form in forms)
     bits = int(p.dtypes[0].removeprefix("float"))
-    return (
-        _missing()
-        or _broken
-        or Job(p.library, p.keyword, len(forms) == 1, bits, batch_shape, p.event_size, per_dim, two_axes)
-    )
+    return _missing() or _broken or Job(p.library, spreads, bits, batch_shape, p.event_size, per_dim, two_axes, precise)
 
 
 @functools.cache

@@ -25,7 +25,23 @@ from numba.core.runtime import rtsys
 from numba.misc import appdirs
 
 DIGEST = 32
-SOURCES = ("_kernels.py", "_lanes.py", "_loops.py", "_terms.py", "_disk.py", "../_series.py")
+SOURCES = (
+    "_arithmetic.py",
+    "_dense.py",
+    "_dense_gradients.py",
+    "_dense_kernels.py",
+    "_disk.py",
+    "_kernels.py",
+    "_lanes.py",
+    "_loops.py",
+    "_matrices.py",
+    "_sides.py",
+    "_terms.py",
+    "_tiles.py",
+    "_transfer.py",
+    "_wide.py",
+    "../_series.py",
+)
 
 
 class Cache:

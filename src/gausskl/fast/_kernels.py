@@ -25,7 +25,7 @@ STREAM = 2**21  # bytes of a gradient that nobody should expect to find in a cac
 OPTIONS = {"error_model": "numpy", "nogil": True}
 
 
-def _compiled(*key: Any) -> Any:
+def compiled(*key: Any) -> Any:
     """Numba's decorator for a function that differs with ``key``.
 
     Kernels from several processes meet in one when they come from the disk, and of two functions of one name the
@@ -45,7 +45,7 @@ def _fetch(bits: int) -> Any:
     size = bits // 8
     get, put = _loops.get(bits), _loops.put(bits)
 
-    @_compiled(bits)
+    @compiled(bits)
     def fetch(base, strides, i, j, rows, columns, tile, refill):  # type: ignore[no-untyped-def]
         row_stride, stride = strides
         source = base + i * row_stride + j * stride
@@ -76,7 +76,7 @@ def forward(keyword: str, standard: bool, bits: int) -> Any:
     top = bits - 2
     unsigned = types.uint64
 
-    @_compiled("forward", keyword, standard, bits)
+    @compiled("forward", keyword, standard, bits)
     def kernel(mean_p, spread_p, mean_q, spread_q, out, per_dim, first, last):  # type: ignore[no-untyped-def]
         d = mean_p.shape[1]
         columns = min(d, block)
@@ -166,17 +166,17 @@ def backward(keyword: str, standard: bool, bits: int) -> Any:
     fetch = _fetch(bits)
     number = _loops.NUMBER[bits]
 
-    @_compiled(bits)
+    @compiled(bits)
     def streams(gradient, d):  # type: ignore[no-untyped-def]
         aligned = address_of(gradient) % BYTES == 0 and d * size % BYTES == 0
         return len(gradient) == 1 and aligned and gradient.strides[1] == d * size and gradient.size * size >= STREAM
 
-    @_compiled(bits)
+    @compiled(bits)
     def target(gradient, i, j, rows, columns, tile):  # type: ignore[no-untyped-def]
         in_place = gradient.shape[0] == 1 and (rows == 1 or gradient.strides[1] == columns * size)
         return address_of(gradient) + i * gradient.strides[1] + j * size if in_place else tile
 
-    @_compiled(bits)
+    @compiled(bits)
     def deliver(gradient, i, j, rows, columns, tile):  # type: ignore[no-untyped-def]
         if gradient.shape[0] == 1 and not (rows == 1 or gradient.strides[1] == columns * size):
             for k in range(rows):
@@ -196,7 +196,7 @@ def backward(keyword: str, standard: bool, bits: int) -> Any:
                     at = row + j * size
                     add((at, at + low, part), (at, at + low), columns)
 
-    @_compiled("backward", keyword, standard, bits)
+    @compiled("backward", keyword, standard, bits)
     def kernel(mean_p, spread_p, mean_q, spread_q, cotangent, g0, g1, g2, g3, first, last):  # type: ignore[no-untyped-def]
         d = mean_p.shape[1]
         columns = min(d, block)

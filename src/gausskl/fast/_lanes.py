@@ -67,6 +67,9 @@ class Lanes:
     def __or__(self, other: Lanes) -> Lanes:
         return self._new(self.builder.or_(self.value, self._like(other)))
 
+    def __xor__(self, other: Lanes) -> Lanes:
+        return self._new(self.builder.xor(self.value, self._like(other)))
+
     def __and__(self, other: int) -> Lanes:
         return self._new(self.builder.and_(self.value, self._like(other)))
 
@@ -76,6 +79,10 @@ class Lanes:
     def __lshift__(self, count: int) -> Lanes:
         return self._new(self.builder.shl(self.value, self._like(count)))
 
+    def filled(self, value: float) -> Lanes:
+        """One number in every lane."""
+        return self._new(self._like(value))
+
     def as_integers(self) -> Lanes:
         """The same bits read as integers."""
         return self._new(self.builder.bitcast(self.value, vector(ir.IntType(self.bits))))
@@ -84,17 +91,42 @@ class Lanes:
         """The same bits read as floats."""
         return self._new(self.builder.bitcast(self.value, vector(FLOAT[self.bits])))
 
+    def above(self, other: Lanes | float) -> Lanes:
+        """Whether a float is greater; not where one of the two is NaN."""
+        return self._new(self.builder.fcmp_ordered(">", self.value, self._like(other)))
+
+    def not_above(self, other: Lanes | float) -> Lanes:
+        """Whether a float is less or equal; not where one of the two is NaN."""
+        return self._new(self.builder.fcmp_ordered("<=", self.value, self._like(other)))
+
+    def also(self, other: Lanes) -> Lanes:
+        """Whether two comparisons hold."""
+        return self._new(self.builder.and_(self.value, other.value))
+
+    def negated(self) -> Lanes:
+        """The opposite of a comparison."""
+        return self._new(self.builder.not_(self.value))
+
+    def is_zero(self) -> Lanes:
+        """Whether an integer is 0."""
+        return self._new(self.builder.icmp_signed("==", self.value, self._like(0)))
+
+    def nonzero(self) -> Lanes:
+        """Whether a float is not 0, or NaN."""
+        return self._new(self.builder.fcmp_unordered("!=", self.value, self._like(0.0)))
+
+    def size(self) -> Lanes:
+        """Absolute value."""
+        size: Lanes = (self.as_integers() & (2 ** (self.bits - 1) - 1)).as_floats()
+        return size
+
     def at_least(self, limit: int) -> Lanes:
         """Whether an integer is at least ``limit``."""
         return self._new(self.builder.icmp_signed(">=", self.value, self._like(limit)))
 
     def at_most(self, limit: float) -> Lanes:
         """Whether the size of a float is at most ``limit``."""
-        return self._new(
-            self.builder.fcmp_ordered(
-                "<=", (self.as_integers() & (2 ** (self.bits - 1) - 1)).as_floats().value, self._like(limit)
-            )
-        )
+        return self.size().not_above(limit)
 
 
 def where(condition: Lanes, a: Lanes, b: Lanes | float) -> Lanes:
@@ -105,10 +137,25 @@ def where(condition: Lanes, a: Lanes, b: Lanes | float) -> Lanes:
 def fma(a: Lanes | float, b: Lanes | float, c: Lanes | float) -> Lanes:
     """``a * b + c``, rounded once where the processor can."""
     some = next(x for x in (a, b, c) if isinstance(x, Lanes))
+    return _call("fmuladd", *[some._new(some._like(x)) for x in (a, b, c)])
+
+
+def fma_exact(a: Lanes, b: Lanes, c: Lanes) -> Lanes:
+    """``a * b + c``, rounded once on any processor."""
+    return _call("fma", a, b, c)
+
+
+def sqrt(x: Lanes) -> Lanes:
+    """Square root."""
+    return _call("sqrt", x)
+
+
+def _call(name: str, *arguments: Lanes) -> Lanes:
+    some = arguments[0]
     kind = some.value.type
-    name = f"llvm.fmuladd.v{kind.count}f{some.bits}"
-    function = cgutils.get_or_insert_function(some.builder.module, ir.FunctionType(kind, [kind] * 3), name)
-    return some._new(some.builder.call(function, [some._like(x) for x in (a, b, c)]))
+    full = f"llvm.{name}.v{kind.count}f{some.bits}"
+    function = cgutils.get_or_insert_function(some.builder.module, ir.FunctionType(kind, [kind] * len(arguments)), full)
+    return some._new(some.builder.call(function, [argument.value for argument in arguments]))
 
 
 def polynomial(coefficients: dict[int, tuple[float, ...]], x: Lanes) -> Lanes | float:

@@ -219,7 +219,7 @@ def address_of(context, array):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def strides_of(context, array):  # type: ignore[no-untyped-def]
-    """Bytes from row to row and from number to number; an axis of length 1 stands still."""
+    """Bytes from row to row and along each other axis; an axis of length 1 stands still."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         given = context.make_array(signature.args[0])(context, builder, args[0])
@@ -228,7 +228,7 @@ def strides_of(context, array):  # type: ignore[no-untyped-def]
         values = [builder.select(moves, stride, I64(0)) for moves, stride in zip(moving, strides, strict=True)]
         return context.make_tuple(builder, signature.return_type, values)
 
-    return types.UniTuple(types.int64, 2)(array), generate
+    return types.UniTuple(types.int64, array.ndim)(array), generate
 
 
 @functools.cache

@@ -48,7 +48,7 @@ def _integer(number: float, bits: int) -> int:
 # What is out of range: integers whose two top bits are not both 0.
 
 
-def _outside(x: Lanes) -> Lanes:
+def outside(x: Lanes) -> Lanes:
     """Marks anything but a positive number between the lowest one and its reciprocal."""
     return x.as_integers() - _integer(PRECISION[x.bits].lowest, x.bits)
 
@@ -66,7 +66,7 @@ def _too_large(x: Lanes) -> Lanes:
 TWICE_ATANH_TAIL = {bits: tuple(2 * c for c in tail) for bits, tail in ATANH_TAIL_NARROW.items()}
 
 
-def _gap(x: Lanes, ratio: Lanes) -> Lanes:
+def gap(x: Lanes, ratio: Lanes) -> Lanes:
     """G(a, b) from x = (a - b)/b and ratio = a/b = 2^e m, sqrt(1/2) <= m < sqrt(2).
 
     With y = m - 1 it is (x - y - e ln(2)) + (y - log1p(y)). Unless e < -1, where 1 + x has lost its digits, the first
@@ -89,7 +89,7 @@ def _gap(x: Lanes, ratio: Lanes) -> Lanes:
     return fma(s, fma(-z, polynomial(TWICE_ATANH_TAIL, z), y), first)
 
 
-def _power_of_two(t: Lanes) -> tuple[Lanes, Lanes]:
+def power_of_two(t: Lanes) -> tuple[Lanes, Lanes]:
     """t/ln(2) to the nearest integer k, and 2^k."""
     bits = t.bits
     mantissa, magic, *_ = PRECISION[bits]
@@ -107,15 +107,15 @@ def _less_ln2(t: Lanes, k: Lanes) -> Lanes:
 def _expm1(t: Lanes) -> tuple[Lanes, Lanes]:
     """expm1(t), and psi(t) = expm1(t) - t."""
     near = t.at_most(1.0)
-    k, scale = _power_of_two(t)
+    k, scale = power_of_two(t)
     r = where(near, t, _less_ln2(t, k))
     tail = r * r * polynomial(EXPM1_TAIL, r)
     far = fma(scale, r + tail, scale - 1.0)
     return where(near, t + tail, far), where(near, tail, far - t)
 
 
-def _exp(t: Lanes) -> Lanes:
-    k, scale = _power_of_two(t)
+def exp(t: Lanes) -> Lanes:
+    k, scale = power_of_two(t)
     r = _less_ln2(t, k)
     return fma(scale, fma(r * r, polynomial(EXPM1_TAIL_NARROW, r), r), scale)
 
@@ -134,7 +134,7 @@ def std(mean_p: Lanes, std_p: Lanes, mean_q: Lanes, std_q: Lanes) -> tuple[Lanes
     """G(s_p, s_q) + (t^2 + z^2)/2, t = (s_p - s_q)/s_q, z = (m_p - m_q)/s_q."""
     inverse = 1.0 / std_q
     t, z, ratio = (std_p - std_q) * inverse, (mean_p - mean_q) * inverse, std_p * inverse
-    return fma(0.5, fma(z, z, t * t), _gap(t, ratio)), _outside(ratio) | _outside(std_q)
+    return fma(0.5, fma(z, z, t * t), gap(t, ratio)), outside(ratio) | outside(std_q)
 
 
 def std_gradient(mean_p: Lanes, std_p: Lanes, mean_q: Lanes, std_q: Lanes) -> tuple[Lanes, ...]:
@@ -148,7 +148,7 @@ def std_gradient(mean_p: Lanes, std_p: Lanes, mean_q: Lanes, std_q: Lanes) -> tu
 def std_standard(mean: Lanes, std: Lanes) -> tuple[Lanes, Lanes]:
     """:func:`std` against N(0, 1)."""
     t = std - 1.0
-    return fma(0.5, fma(mean, mean, t * t), _gap(t, std)), _outside(std)
+    return fma(0.5, fma(mean, mean, t * t), gap(t, std)), outside(std)
 
 
 def std_standard_gradient(mean: Lanes, std: Lanes) -> tuple[Lanes, ...]:
@@ -162,8 +162,8 @@ def var(mean_p: Lanes, var_p: Lanes, mean_q: Lanes, var_q: Lanes) -> tuple[Lanes
     inverse = 1.0 / var_q
     delta, ratio = mean_p - mean_q, var_p * inverse
     x, error = (var_p - var_q) * inverse, fma(-inverse, var_q, 1.0)  # without a square beside it, G has to be better
-    gap = _gap(fma(x, error, x), fma(ratio, error, ratio))
-    return 0.5 * fma(delta, delta * inverse, gap), _outside(ratio) | _outside(var_q)
+    excess = gap(fma(x, error, x), fma(ratio, error, ratio))
+    return 0.5 * fma(delta, delta * inverse, excess), outside(ratio) | outside(var_q)
 
 
 def var_gradient(mean_p: Lanes, var_p: Lanes, mean_q: Lanes, var_q: Lanes) -> tuple[Lanes, ...]:
@@ -175,7 +175,7 @@ def var_gradient(mean_p: Lanes, var_p: Lanes, mean_q: Lanes, var_q: Lanes) -> tu
 
 def var_standard(mean: Lanes, var: Lanes) -> tuple[Lanes, Lanes]:
     """:func:`var` against N(0, 1)."""
-    return 0.5 * fma(mean, mean, _gap(var - 1.0, var)), _outside(var)
+    return 0.5 * fma(mean, mean, gap(var - 1.0, var)), outside(var)
 
 
 def var_standard_gradient(mean: Lanes, var: Lanes) -> tuple[Lanes, ...]:
@@ -188,7 +188,7 @@ def log_var(mean_p: Lanes, log_var_p: Lanes, mean_q: Lanes, log_var_q: Lanes) ->
     t, error = _difference(log_var_p, log_var_q)
     growth, psi = _expm1(t)
     delta = mean_p - mean_q
-    terms = 0.5 * fma(delta, delta * _exp(-log_var_q), fma(growth, error, psi))
+    terms = 0.5 * fma(delta, delta * exp(-log_var_q), fma(growth, error, psi))
     return terms, _too_large(t) | _too_large(log_var_q)
 
 
@@ -198,7 +198,7 @@ def log_var_gradient(mean_p: Lanes, log_var_p: Lanes, mean_q: Lanes, log_var_q: 
     growth, _ = _expm1(t)
     growth = growth + fma(growth, error, error)
     delta = mean_p - mean_q
-    pull = delta * _exp(-log_var_q)
+    pull = delta * exp(-log_var_q)
     return pull, 0.5 * growth, -pull, -0.5 * fma(delta, pull, growth)
 
 

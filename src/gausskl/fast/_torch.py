@@ -60,7 +60,7 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, job: Job, reduction: str, seen: list[Any], *tensors: Tensor) -> Tensor:
-        values, special = _numba.by_row(job, _arrays(tensors))
+        values, special = job.engine.by_row(job, _arrays(tensors))
         seen.append(None if special is None else values)
         ctx.job, ctx.reduction, ctx.special = job, reduction, special
         ctx.save_for_backward(*tensors)
@@ -74,7 +74,7 @@ class _Divergence(torch.autograd.Function):
         if plain and not torch.is_grad_enabled() and not obstacle():
             try:
                 weights = _weights(job, ctx.reduction, cotangent)
-                gradients = _numba.gradients(job, _arrays(tensors), weights, wanted, ctx.special, _empty)
+                gradients = job.engine.gradients(job, _arrays(tensors), weights, wanted, ctx.special, _empty)
             except CannotCompile as error:
                 give_up(error)
         if gradients is None:
@@ -96,8 +96,24 @@ def _followed(
     """The gradients by operations that torch follows: for second derivatives, and under a transform."""
     if reduction != "none":
         cotangent = (cotangent / job.count if reduction == "mean" else cotangent).expand(job.shape)
+    if not job.diagonal:
+        return _by_autograd(job, tensors, cotangent, wanted)
     weights = cotangent if job.per_dim else cotangent.unsqueeze(-1)
     return [
         (weights * partial).sum_to_size(tensor.shape) if want else None
-        for tensor, partial, want in zip(tensors, _numba.partials(job, tensors, xp=xp), wanted, strict=False)
+        for tensor, partial, want in zip(tensors, job.engine.partials(job, tensors, xp=xp), wanted, strict=False)
     ]
+
+
+def _by_autograd(
+    job: Job, tensors: tuple[Tensor, ...], cotangent: Tensor, wanted: tuple[bool, ...]
+) -> list[Tensor | None]:
+    """The gradients that torch finds by following the formulas, computed in float64."""
+    followed = torch.is_grad_enabled()
+    if not followed:
+        tensors = tuple(tensor.detach().requires_grad_() for tensor in tensors)
+    with torch.enable_grad():
+        result = job.engine.formula(job, torch.float64)(job.engine.four(job, tensors, xp=xp), xp=xp)
+        some = [tensor for tensor, want in zip(tensors, wanted, strict=True) if want]
+        found = iter(torch.autograd.grad(result, some, cotangent.to(result.dtype), create_graph=followed))
+    return [next(found) if want else None for want in wanted]

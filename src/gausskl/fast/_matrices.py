@@ -1,0 +1,207 @@
+"""What a user gives as a spread, as tiles.
+
+What is not a valid spread is noted in a vector of flaws, which is 0 in the lanes where all is well and NaN in others.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from ._arithmetic import LANES, VECTOR, Arithmetic, Value, parts, rounded
+from ._lanes import I64, Lanes, sqrt, where
+from ._terms import exp
+from ._tiles import Factor, Tile
+from ._transfer import entry as place_of
+from ._wide import Number, Wide, difference, square
+from ._wide import exp as wide_exp
+
+SYMMETRY = {64: 2.0**-26, 32: 2.0**-12}
+
+
+# What was read, as tiles.
+
+
+class Flaws(NamedTuple):
+    """A vector in memory, NaN in the lanes where something is not valid."""
+
+    a: Arithmetic
+    place: Value
+
+    def add(self, valid: Lanes, nothing: Lanes) -> None:
+        """Note the lanes that are not valid; ``valid`` is a comparison."""
+        found = where(valid, nothing, float("nan"))
+        self.a.put_lanes(self.a.lanes(self.place) + found, self.place)
+
+    def clear(self) -> None:
+        """Nothing is wrong."""
+        self.a.put_lanes(rounded(self.a.constant(0.0)), self.place)
+
+
+def _fill(tile: Tile, d: Value) -> None:
+    """The identity outside of the given matrix."""
+    a = tile.arithmetic
+    zero, one = a.constant(0.0), a.constant(1.0)
+    with a.each(d, tile.n) as i:
+        with a.each(0, tile.n) as j:
+            tile.put(zero, i, j)
+            tile.put(zero, j, i)
+        tile.put(one, i, i)
+
+
+def symmetric(raw: Value, tile: Tile, d: Value, bits: int, flaws: Flaws, flipped: bool = False) -> None:
+    """The whole matrix, its rounding-level asymmetry averaged; ``flipped`` turns it upside down and left to right."""
+    a = tile.arithmetic
+    b = a.builder
+    zero = rounded(a.constant(0.0))
+    unequal = cgutils.alloca_once(b, VECTOR)
+    b.store(zero.value, unequal)
+    entry = _entries(a, raw, d, flipped)
+    with a.each(0, d) as i:
+        with a.each(0, i) as j:
+            here, there = entry(i, j), entry(j, i)
+            gap = there - here
+            size = gap.as_integers() & (2**63 - 1)
+            b.store((Lanes(b, 64, b.load(unequal)).as_integers() | size).as_floats().value, unequal)
+            mean = difference(here, -(0.5 * gap)) if a.wide else here + 0.5 * gap
+            tile.put(mean, i, j)
+            tile.put(mean, j, i)
+        tile.put(a.of(entry(i, i)), i, i)
+    _fill(tile, d)
+    some = any_of(b, Lanes(b, 64, b.load(unequal)).nonzero())
+    with b.if_then(some, likely=False), a.each(0, d) as i, a.each(0, i) as j:
+        here, there = entry(i, j), entry(j, i)
+        allowed = SYMMETRY[bits] * (sqrt(entry(i, i).size()) * sqrt(entry(j, j).size()))
+        flaws.add((there - here).size().not_above(allowed), zero)
+
+
+def _entries(a: Arithmetic, raw: Value, d: Value, flipped: bool = False) -> Any:
+    b = a.builder
+
+    def entry(i: Value, j: Value) -> Lanes:
+        if flipped:
+            last = b.sub(d, I64(1))
+            i, j = b.sub(last, i), b.sub(last, j)
+        return a.lanes(place_of(b, raw, b.add(b.mul(i, d), j)))
+
+    return entry
+
+
+def factor(raw: Value, into: Factor, d: Value, flaws: Flaws, packing: str | None) -> None:
+    """A lower triangular factor with a positive diagonal: its columns are flipped where they have to be."""
+    tile = into.tile
+    a = tile.arithmetic
+    zero = rounded(a.constant(0.0))
+    entry = _entries(a, raw, d) if packing is None else _packed(a, raw, d, packing)
+    with a.each(0, d) as j:
+        sign = entry(j, j).as_integers() & -(2**63)
+        with a.each(0, j) as i:
+            tile.put(a.constant(0.0), i, j)
+            if packing is None:
+                flaws.add(entry(i, j).size().not_above(zero), zero)
+        with a.each(j, d) as i:
+            tile.put(a.of((entry(i, j).as_integers() ^ sign).as_floats()), i, j)
+    _fill(tile, d)
+    _reciprocals(into)
+
+
+def _reciprocals(factor: Factor) -> None:
+    a = factor.tile.arithmetic
+    with a.each(0, factor.tile.n) as i:
+        factor.put_reciprocal(a.constant(1.0) / factor.tile(i, i), i)
+
+
+def _packed(a: Arithmetic, raw: Value, d: Value, packing: str) -> Any:
+    return lambda i, j: a.lanes(place_of(a.builder, raw, packed_place(a, d, packing, i, j)))
+
+
+def packed_place(a: Arithmetic, d: Value, packing: str, i: Value, j: Value) -> Value:
+    """Place of an entry in a packed vector: see ``_pairs.packed_positions``."""
+    b = a.builder
+    length = b.ashr(b.mul(d, b.add(d, I64(1))), I64(1))
+    if packing == "row":
+        return b.add(b.ashr(b.mul(i, b.add(i, I64(1))), I64(1)), j)
+    place = b.add(b.mul(i, d), j)
+    back = b.sub(b.sub(b.mul(I64(2), length), b.add(d, I64(1))), place)
+    return b.select(b.icmp_signed("<", place, b.sub(length, d)), b.add(place, d), back)
+
+
+def sign_of_column(a: Arithmetic, raw: Value, d: Value, packing: str | None, j: Value) -> Lanes:
+    """Where the diagonal entry of a given factor is negative."""
+    entry = _entries(a, raw, d) if packing is None else _packed(a, raw, d, packing)
+    return rounded(a.constant(0.0)).above(entry(j, j))
+
+
+def diagonal(raw: Value, keyword: str, into: Factor, d: Value, flaws: Flaws) -> None:
+    """A diagonal as a factor."""
+    tile = into.tile
+    a = tile.arithmetic
+    zero = rounded(a.constant(0.0))
+    with a.each(0, tile.n) as i, a.each(0, tile.n) as j:
+        tile.put(a.constant(0.0), i, j)
+    with a.each(0, d) as i:
+        given = a.lanes(place_of(a.builder, raw, i))
+        if "log" not in keyword:
+            flaws.add(given.above(zero), zero)
+        tile.put(_std(a, given, keyword), i, i)
+    with a.each(d, tile.n) as i:
+        tile.put(a.constant(1.0), i, i)
+    _reciprocals(into)
+
+
+def _std(a: Arithmetic, given: Lanes, keyword: str) -> Number:
+    if keyword == "std":
+        return a.of(given)
+    if keyword == "var":
+        return a.sqrt(a.of(given))
+    return _exp(a, given if keyword == "log_std" else 0.5 * given)
+
+
+def _exp(a: Arithmetic, t: Lanes) -> Number:
+    """e^t; NaN where that, or its square, would leave the range."""
+    value = wide_exp(t) if a.wide else exp(t)
+    return where_number(t.at_most(300.0), value, a.constant(float("nan")))
+
+
+def variance(a: Arithmetic, raw: Value, keyword: str, i: Value) -> Number:
+    """The variance of a dimension, a squared std without rounding."""
+    given = a.lanes(place_of(a.builder, raw, i))
+    if keyword == "std":
+        return square(given)
+    if keyword == "var":
+        return a.of(given)
+    log_var = 2.0 * given if keyword == "log_std" else given
+    return wide_exp(log_var) if a.wide else exp(log_var)
+
+
+def any_of(builder: Any, condition: Lanes) -> Value:
+    """Whether a comparison holds in some lane."""
+    bits = builder.bitcast(condition.value, ir.IntType(LANES))
+    return builder.icmp_unsigned("!=", bits, ir.IntType(LANES)(0))
+
+
+def less_variance(x: Number, var: Number) -> Number:
+    """x - var, which may have more digits than x."""
+    if isinstance(var, Wide) and not isinstance(x, Wide):
+        return (x - var.high) - var.low
+    return x - var
+
+
+def where_number(condition: Lanes, a: Number, b: Number) -> Number:
+    """``a`` where the condition holds, else ``b``."""
+    chosen = [where(condition, x, y) for x, y in zip(parts(a), parts(b), strict=True)]
+    return Wide(*chosen) if isinstance(a, Wide) else chosen[0]
+
+
+def finish_factor(factor: Factor, d: Value) -> None:
+    """What a factor needs beside its entries."""
+    _fill(factor.tile, d)
+    _reciprocals(factor)
+
+
+def only_if(condition: Value, x: Number) -> Number:
+    """``x`` if a condition holds that is one for all lanes, else 0."""
+    chosen = [Lanes(y.builder, 64, y.builder.select(condition, y.value, y.filled(0.0).value)) for y in parts(x)]
+    return Wide(*chosen) if isinstance(x, Wide) else chosen[0]

@@ -1,0 +1,135 @@
+"""From arrays in memory to vectors, and back: eight rows of a batch at a time, one vector for each entry."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from ._arithmetic import LANES, VECTOR, Arithmetic, Value
+from ._lanes import BYTES, FLOAT, I32, I64, Lanes
+
+MASK = ir.VectorType(ir.IntType(1), LANES)
+
+
+class Source(NamedTuple):
+    """An array: the address of its first number, the bytes from row to row and those from entry to entry."""
+
+    base: Value
+    by_row: Value
+    strides: list[Value]
+    bits: int
+
+
+def lanes_of(a: Arithmetic, source: Source, first: Value, left: Value) -> list[Value]:
+    """Where the arrays of eight rows begin; those after the last row are the last one again."""
+    b = a.builder
+    addresses = []
+    for lane in range(LANES):
+        beyond = b.icmp_signed(">=", I64(lane), left)
+        row = b.add(first, b.select(beyond, b.sub(left, I64(1)), I64(lane)))
+        addresses.append(b.add(source.base, b.mul(row, source.by_row)))
+    return addresses
+
+
+def read(a: Arithmetic, source: Source, first: Value, left: Value, sizes: list[Value], target: Value) -> None:
+    """Copy arrays of eight rows to vectors, one for each entry, with room for seven more behind them."""
+    b, size = a.builder, source.bits // 8
+    rows = lanes_of(a, source, first, left)
+    count = sizes[0] if len(sizes) == 1 else b.mul(sizes[0], sizes[1])
+    outer = I64(0) if len(sizes) == 1 else source.strides[0]
+    together = b.icmp_signed("==", source.strides[-1], I64(size))
+    if len(sizes) == 2:
+        together = b.and_(together, b.icmp_signed("==", outer, b.mul(sizes[1], I64(size))))
+    with b.if_else(together) as (then, otherwise):
+        with then:
+            whole = b.and_(count, I64(-LANES))
+            with a.each(0, whole, LANES) as m:
+                _read_chunk(a, source.bits, rows, m, None, target)
+            with b.if_then(b.icmp_signed("<", whole, count)):
+                _read_chunk(a, source.bits, rows, whole, mask(b, b.sub(count, whole)), target)
+        with otherwise, a.each(0, sizes[0] if len(sizes) == 2 else 1) as i, a.each(0, sizes[-1]) as j:
+            offset = b.add(b.mul(a.index(i), outer), b.mul(a.index(j), source.strides[-1]))
+            value = ir.Constant(VECTOR, ir.Undefined)
+            for lane, row in enumerate(rows):
+                kind = FLOAT[source.bits]
+                number = b.load(b.inttoptr(b.add(row, offset), kind.as_pointer()))
+                number.align = size
+                number = b.fpext(number, FLOAT[64]) if source.bits == 32 else number
+                value = b.insert_element(value, number, I32(lane))
+            m = b.add(b.mul(a.index(i), sizes[-1]), a.index(j))
+            a.put_lanes(Lanes(b, 64, value), entry(b, target, m))
+
+
+def entry(builder: Any, base: Value, m: Value) -> Value:
+    return builder.add(base, builder.mul(m, I64(BYTES)))
+
+
+def mask(builder: Any, count: Value) -> Value:
+    """The first ``count`` lanes."""
+    index = ir.VectorType(I64, LANES)
+    splat = builder.insert_element(ir.Constant(index, ir.Undefined), count, I32(0))
+    zeros = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
+    splat = builder.shuffle_vector(splat, ir.Constant(index, ir.Undefined), zeros)
+    return builder.icmp_signed("<", ir.Constant(index, list(range(LANES))), splat)
+
+
+def masked(builder: Any, name: str, bits: int, *arguments: Value) -> Value:
+    kind = ir.VectorType(FLOAT[bits], LANES)
+    pointer = kind.as_pointer()
+    signature = {
+        "load": ir.FunctionType(kind, [pointer, I32, MASK, kind]),
+        "store": ir.FunctionType(ir.VoidType(), [kind, pointer, I32, MASK]),
+    }[name]
+    function = cgutils.get_or_insert_function(builder.module, signature, f"llvm.masked.{name}.v{LANES}f{bits}.p0")
+    return builder.call(function, arguments)
+
+
+def _read_chunk(a: Arithmetic, bits: int, rows: list[Value], m: Value, mask: Value | None, target: Value) -> None:
+    b = a.builder
+    kind = ir.VectorType(FLOAT[bits], LANES)
+    chunk = []
+    for row in rows:
+        pointer = b.inttoptr(b.add(row, b.mul(m, I64(bits // 8))), kind.as_pointer())
+        if mask is None:
+            value = b.load(pointer)
+            value.align = bits // 8
+        else:
+            value = masked(b, "load", bits, pointer, I32(bits // 8), mask, ir.Constant(kind, [0.0] * LANES))
+        chunk.append(b.fpext(value, VECTOR) if bits == 32 else value)
+    for k, value in enumerate(_turned(b, chunk)):
+        a.put_lanes(Lanes(b, 64, value), entry(b, target, b.add(m, I64(k))))
+
+
+def _turned(builder: Any, rows: list[Value]) -> list[Value]:
+    """The transpose of eight vectors, in three steps of pairs, each of which swaps blocks twice as large."""
+    for width in (1, 2, 4):
+        result = list(rows)
+        for k in range(LANES):
+            if k & width:
+                continue
+            upper, lower = rows[k], rows[k | width]
+            for half, place in ((0, k), (width, k | width)):
+                pick = [((lane & ~width) | half) + (LANES if lane & width else 0) for lane in range(LANES)]
+                constant = ir.Constant(ir.VectorType(I32, LANES), pick)
+                result[place] = builder.shuffle_vector(upper, lower, constant)
+        rows = result
+    return rows
+
+
+def write(
+    a: Arithmetic, bits: int, base: Value, by_row: Value, first: Value, left: Value, count: Value, source: Value
+) -> None:
+    """The opposite of :func:`read`, to numbers that lie one after the other."""
+    b = a.builder
+    kind = ir.VectorType(FLOAT[bits], LANES)
+    with a.each(0, count, LANES) as m:
+        values = [a.lanes(entry(b, source, b.add(m, I64(k)))).value for k in range(LANES)]
+        some = mask(b, b.sub(count, m))
+        for lane, value in enumerate(_turned(b, values)):
+            value = b.fptrunc(value, kind) if bits == 32 else value
+            row = b.add(base, b.mul(b.add(first, I64(lane)), by_row))
+            pointer = b.inttoptr(b.add(row, b.mul(m, I64(bits // 8))), kind.as_pointer())
+            valid = b.select(b.icmp_signed("<", I64(lane), left), some, ir.Constant(MASK, [0] * LANES))
+            masked(b, "store", bits, value, pointer, I32(bits // 8), valid)
