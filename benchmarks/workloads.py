@@ -208,6 +208,7 @@ WORKLOADS = [
     Forward((100_000, 16), "cov", goals=[Goal(EVERY_PEER, 10)], one_q=True),
     Forward((10_000, 8), "cov", np.float32),
     Forward((10_000, 8), "scale_tril"),
+    Forward((10_000, 8), "cov", options={"precise": True}),
     Training((2000, 8), "cov", [Goal(DISTRIBUTIONS, 5, ("torch",))], np.float64),
     Forward((256, 784), "low_rank", rank=16, goals=[Goal(EVERY_PEER, 3)]),
 ]
