@@ -1,7 +1,7 @@
 """What no implementation can beat or should need: the time to read the inputs once, and memory beside them.
 
-Run as a script, ``python limits.py numpy``, it prints the memory of one call, and ``python limits.py first`` the time
-of the first one. :func:`peak_memory` and :func:`first_call` start it so, because only a fresh process has no freed
+Run as a script, ``python limits.py numpy dense``, it prints the memory of one call, and ``python limits.py first`` the
+time of the first one. :func:`peak_memory` and :func:`first_call` start it so, because only a fresh process has no freed
 memory that a temporary array could hide in, and no kernels.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
-SHAPE = (4096, 1024)  # of the call whose memory is measured
+SHAPES = {"diagonal": (4096, 1024), "dense": (100_000, 16)}  # of the calls whose memory is measured
 LONG_ROW = 4096
 
 
@@ -53,15 +53,14 @@ def _reader(arrays, threads):
     return lambda: sum(pool.map(_read, *parts))
 
 
-def peak_memory(library):
+def peak_memory(library, structure):
     """Bytes that one call on arrays of the library needs beside its inputs and result; None if the system hides it."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     # Blocks of 64 kB and more go back to the system when freed, so that each one shows when it is taken again.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    run = subprocess.run(
-        [sys.executable, __file__, library], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
+    command = [sys.executable, __file__, library, structure]
+    run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return int(run.stdout)
 
 
@@ -106,12 +105,21 @@ def main():
         gk.kl_divergence(p, q)
         print(time.perf_counter() - start)
         return
-    asarray = importlib.import_module(sys.argv[1]).asarray
+    library, structure = sys.argv[1:]
+    asarray, shape = importlib.import_module(library).asarray, SHAPES[structure]
     rng = np.random.default_rng(0)
-    mean_p, std_p, mean_q, std_q = (asarray(rng.uniform(0.5, 2.0, SHAPE)) for _ in range(4))
+    mean_p, std_p, mean_q, std_q = (rng.uniform(0.5, 2.0, shape) for _ in range(4))
+
+    def held(mean, std):
+        if structure == "diagonal":
+            return {"mean": asarray(mean), "std": asarray(std)}
+        correlation = 0.5 + 0.5 * np.eye(shape[-1])
+        return {"mean": asarray(mean), "cov": asarray(std[:, :, None] * correlation * std[:, None, :])}
+
+    p, q = held(mean_p, std_p), held(mean_q, std_q)
 
     def call():
-        return gk.kl_divergence(gk.Gaussian(mean_p, std=std_p), gk.Gaussian(mean_q, std=std_q))
+        return gk.kl_divergence(gk.Gaussian(**p), gk.Gaussian(**q))
 
     call()  # compiles
     print(max(0, min(_growth(call) for _ in range(3))))  # whatever else the process does can only add

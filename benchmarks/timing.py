@@ -8,6 +8,7 @@ import statistics
 import time
 
 BATCH_SECONDS = 0.02  # a turn repeats a quick call until it takes about this long
+WORKLOAD_SECONDS, FEWEST_TURNS = 15, 3  # slow workloads get fewer turns
 
 
 def limit_threads(threads):
@@ -30,9 +31,11 @@ def turn(call, repeats):
 
 def interleaved(calls, turns):
     """Median seconds of each call; the calls take turns, so that a busy machine slows all of them."""
-    repeats = {name: max(1, round(BATCH_SECONDS / max(turn(call, 1), 1e-7))) for name, call in calls.items()}
+    once = {name: turn(call, 1) for name, call in calls.items()}
+    repeats = {name: max(1, round(BATCH_SECONDS / max(seconds, 1e-7))) for name, seconds in once.items()}
+    most = int(WORKLOAD_SECONDS / sum(seconds * (1 + repeats[name]) for name, seconds in once.items()))
     times = {name: [] for name in calls}
-    for _ in range(turns):
+    for _ in range(min(turns, max(FEWEST_TURNS, most))):
         for name, call in calls.items():
             call()  # not timed: the cache and the freed memory are as this contestant leaves them, not the one before
             times[name].append(turn(call, repeats[name]))

@@ -20,6 +20,8 @@ LIMIT, EVERY_PEER = "read limit, NumPy", "every peer"
 NUMPY, EAGER, JITTED = "textbook, NumPy", "textbook, torch", "textbook, jax.jit"
 COMPILED = "textbook under torch.compile, torch"
 DISTRIBUTIONS = "torch.distributions, torch"
+LONGEST_LOOP = 10_000  # matrices
+LARGEST_IN_JAX = 16  # dimensions; with two CPUs, jaxlib took minutes or hung in stacks of larger matrices
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Forward:
     dtype: Any = np.float64
     rank: int = 0
     goals: list[Goal] = field(default_factory=list)
+    one_q: bool = False
+    options: dict[str, Any] = field(default_factory=dict)  # of kl_divergence
 
     @property
     def group(self):
@@ -57,9 +61,10 @@ class Forward:
 
     @property
     def name(self):
-        kind = {"std": "diagonal", "cov": "dense", "low_rank": f"low rank {self.rank}"}[self.keyword]
+        kinds = {"std": "diagonal", "cov": "dense", "scale_tril": "scale_tril", "low_rank": f"low rank {self.rank}"}
+        given = ["one q"] * self.one_q + [f"{option}={value}" for option, value in self.options.items()]
         rows, d = self.shape
-        return f"{kind}, {rows} × d={d}, {np.dtype(self.dtype)}"
+        return ", ".join([kinds[self.keyword], *given, f"{rows} × d={d}", f"{np.dtype(self.dtype)}"])
 
     @property
     def tolerance(self):
@@ -67,19 +72,21 @@ class Forward:
 
     def arrays(self):
         rng = np.random.default_rng(0)
-        return [array.astype(self.dtype) for _ in range(2) for array in self._side(rng)]
+        shapes = self.shape, self.shape[-1:] if self.one_q else self.shape
+        return [array.astype(self.dtype) for shape in shapes for array in self._side(rng, shape)]
 
-    def _side(self, rng):
-        d = self.shape[-1]
-        yield rng.standard_normal(self.shape)
+    def _side(self, rng, shape):
+        d = shape[-1]
+        yield rng.standard_normal(shape)
         if self.keyword == "std":
-            yield rng.uniform(0.5, 2.0, self.shape)
-        elif self.keyword == "cov":
-            factor = rng.standard_normal((*self.shape, d)) / d**0.5
-            yield factor @ factor.mT + np.eye(d)
+            yield rng.uniform(0.5, 2.0, shape)
+        elif self.keyword == "low_rank":
+            yield rng.standard_normal((*shape, self.rank))
+            yield rng.uniform(0.5, 2.0, shape)
         else:
-            yield rng.standard_normal((*self.shape, self.rank))
-            yield rng.uniform(0.5, 2.0, self.shape)
+            factor = rng.standard_normal((*shape, d)) / d**0.5
+            cov = factor @ factor.mT + np.eye(d)
+            yield cov if self.keyword == "cov" else np.linalg.cholesky(cov)
 
     def path(self):
         return gk.plan(*peers.gaussians(self.keyword, *self.arrays())).path
@@ -87,7 +94,7 @@ class Forward:
     def calls(self, with_compile, threads):
         arrays = self.arrays()
         tensors, traced = [torch.from_numpy(a) for a in arrays], [jnp.asarray(a) for a in arrays]
-        ours = peers.ours_std if self.keyword == "std" else functools.partial(peers.ours, self.keyword)
+        ours = peers.ours_std if self.keyword == "std" else functools.partial(peers.ours, self.keyword, **self.options)
         distributions = functools.partial(peers.torch_peer, self.keyword)
         calls = {
             "gausskl, NumPy": peers.called(ours, *arrays),
@@ -105,8 +112,15 @@ class Forward:
                 calls[COMPILED] = peers.called(peers.compiled(in_torch), *tensors)
             if peers.nd is not None:
                 calls["NumPyro, jax.jit"] = peers.jitted(functools.partial(peers.numpyro_peer, self.keyword), *traced)
+        if self.keyword == "cov":
+            calls["Cholesky and solve, NumPy"] = peers.called(peers.cholesky_cov, np, *arrays)
+            calls["Cholesky and solve, torch"] = peers.called(peers.cholesky_cov, torch, *tensors)
+            if self.shape[0] <= LONGEST_LOOP and not self.one_q:
+                calls["SciPy in a loop, NumPy"] = peers.called(peers.scipy_loop, *arrays)
         if self.keyword == "std":
             calls[LIMIT] = read_limit(arrays, threads)
+        elif threads > 1 and self.shape[-1] > LARGEST_IN_JAX:
+            calls = {who: call for who, call in calls.items() if not who.endswith("jax.jit")}
         return calls
 
 
@@ -117,17 +131,21 @@ class Training:
     shape: tuple[int, ...]
     keyword: str
     goals: list[Goal]
-    group = "diagonal"
+    dtype: Any = np.float32
     tolerance = 1e-4
 
     @property
+    def group(self):
+        return "dense" if self.keyword == "cov" else "diagonal"
+
+    @property
     def name(self):
-        what = "VAE, log_var against N(0, I)" if self.keyword == "log_var" else "diagonal"
+        what = "VAE, log_var against N(0, I)" if self.keyword == "log_var" else self.group
         rows, d = self.shape
-        return f"training step, {what}, {rows} × d={d}, float32"
+        return f"training step, {what}, {rows} × d={d}, {np.dtype(self.dtype)}"
 
     def tensors(self):
-        arrays = Forward(self.shape, "std", np.float32).arrays()
+        arrays = Forward(self.shape, "cov" if self.keyword == "cov" else "std", self.dtype).arrays()
         arrays = arrays[:2] if self.keyword == "log_var" else arrays
         return [torch.from_numpy(a).requires_grad_() for a in arrays]
 
@@ -135,10 +153,10 @@ class Training:
         tensors = self.tensors()
         if self.keyword == "log_var":
             return gk.plan(gk.Gaussian(tensors[0], log_var=tensors[1])).path
-        return gk.plan(*peers.gaussians("std", *tensors)).path
+        return gk.plan(*peers.gaussians(self.keyword, *tensors)).path
 
     def calls(self, with_compile, threads):
-        losses = peers.vae_losses() if self.keyword == "log_var" else peers.pair_losses()
+        losses = peers.vae_losses() if self.keyword == "log_var" else peers.pair_losses(self.keyword)
         if with_compile:
             losses["textbook under torch.compile"] = peers.compiled(losses["textbook"])
         tensors = self.tensors()
@@ -184,9 +202,16 @@ WORKLOADS = [
     Training((512, 64), "std", training_goals(compiled=2.5, distributions=5, eager=3)),
     Training((4096, 256), "log_var", [Goal(EAGER, 2.0, ("torch",))]),
     Training((512, 64), "log_var", [Goal(EAGER, 2.0, ("torch",))]),
-    Forward((10_000, 2), "cov"),
-    Forward((10_000, 8), "cov"),
-    Forward((2000, 32), "cov"),
-    Forward((200, 128), "cov"),
-    Forward((256, 784), "low_rank", rank=16),
+    Forward((200_000, 3), "cov", goals=[Goal(EVERY_PEER, 10)]),
+    Forward((10_000, 2), "cov", goals=[Goal(EVERY_PEER, 15)]),
+    Forward((10_000, 8), "cov", goals=[Goal(EVERY_PEER, 8)]),
+    Forward((2000, 32), "cov", goals=[Goal(EVERY_PEER, 3)]),
+    Forward((200, 128), "cov", goals=[Goal(EVERY_PEER, 1.3)]),
+    Forward((4, 512), "cov", goals=[Goal(EVERY_PEER, 1.0)]),
+    Forward((100_000, 16), "cov", goals=[Goal(EVERY_PEER, 10)], one_q=True),
+    Forward((10_000, 8), "cov", np.float32),
+    Forward((10_000, 8), "scale_tril"),
+    Forward((10_000, 8), "cov", options={"precise": True}),
+    Training((2000, 8), "cov", [Goal(DISTRIBUTIONS, 5, ("torch",))], np.float64),
+    Forward((256, 784), "low_rank", rank=16, goals=[Goal(EVERY_PEER, 3)]),
 ]

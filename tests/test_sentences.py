@@ -406,6 +406,18 @@ def test_indefinite_matrices_name_the_pivot():
         gk.kl_divergence(single)
 
 
+@pytest.mark.parametrize("row", [0, 62, 63, 64, 129])
+def test_bad_matrices_are_found_wherever_they_stand_in_the_batch(row):
+    cov = np.tile(EYE, (2, 130, 1, 1))
+    cov[1, row, 0, 2] = 0.5
+    with pytest.raises(ValueError, match=sentence(f"p: cov[1, {row}, 0, 2] = 0.5 but cov[1, {row}, 2, 0] = 0.0: ")):
+        gk.kl_divergence(gk.Gaussian(MEAN, cov=cov))
+    cov[1, row, 0, 2] = 0.0
+    cov[1, row, 1, 1] = -0.5
+    with pytest.raises(ValueError, match=sentence(f"p: cov[1, {row}] has pivot 1 = -0.5: ")):
+        gk.kl_divergence(gk.Gaussian(MEAN, cov=cov))
+
+
 @pytest.mark.skip_xp_backend("dask", reason="lazy: nothing is looked at")
 @pytest.mark.parametrize(
     ("name", "key", "index", "value", "text"),

@@ -23,6 +23,7 @@ DEFINITE = (
     "the matrix is not positive definite{}; if it should be, add a small multiple of the identity to it yourself, or "
     "pass a factor as scale_tril"
 )
+BLOCK = 64  # matrices that are looked at together: one by one takes much longer for small ones
 
 
 def judge(result: Array, p: Any, q: Any) -> None:
@@ -76,26 +77,48 @@ def _index(index: Any) -> str:
 
 
 def _asymmetric(name: str, array: Array) -> Iterator[str]:
-    size = np.sqrt(np.abs(np.diagonal(array, axis1=-2, axis2=-1)))
     tolerance = 2.0**-26 if array.dtype == np.float64 else 2.0**-12
-    bad = np.abs(array - np.swapaxes(array, -1, -2)) > tolerance * size[..., :, None] * size[..., None, :]
-    if bad.any():
-        *batch, i, j = np.argwhere(bad)[0]
-        here, there = array[(*batch, i, j)], array[(*batch, j, i)]
-        yield (
-            f"{name}{_index([*batch, i, j])} = {here} but {name}{_index([*batch, j, i])} = {there}: "
-            + SYMMETRY.format(name=name)
-        )
+    for start, block in _blocks(array):
+        size = np.sqrt(np.abs(np.diagonal(block, axis1=-2, axis2=-1)))
+        bad = np.abs(block - block.mT) > tolerance * size[:, :, None] * size[:, None, :]
+        for k, i, j in np.argwhere(bad):
+            batch = _position(array, start + k)
+            yield (
+                f"{name}{_index([*batch, i, j])} = {block[k, i, j]} but "
+                f"{name}{_index([*batch, j, i])} = {block[k, j, i]}: " + SYMMETRY.format(name=name)
+            )
 
 
 def _indefinite(name: str, array: Array) -> Iterator[str]:
-    for index in np.ndindex(array.shape[:-2]):
-        try:
-            np.linalg.cholesky(array[index].astype(np.float64))
-        except np.linalg.LinAlgError:
-            pivot, value = _bad_pivot(array[index].astype(np.float64))
-            close = " to the precision of float64" if value > 0 else ""
-            yield f"{name}{_index(index)} has pivot {pivot} = {value}: " + DEFINITE.format(close)
+    for start, block in _blocks(array):
+        if _have_factors(block):
+            continue
+        for k, matrix in enumerate(block):
+            if not _have_factors(matrix):
+                pivot, value = _bad_pivot(matrix.astype(np.float64))
+                close = " to the precision of float64" if value > 0 else ""
+                where = _index(_position(array, start + k))
+                yield f"{name}{where} has pivot {pivot} = {value}: " + DEFINITE.format(close)
+
+
+def _blocks(array: Array) -> Iterator[tuple[int, Array]]:
+    """The matrices of a batch, some at a time, after the number of the first of them."""
+    stack = array.reshape(-1, *array.shape[-2:])
+    for start in range(0, len(stack), BLOCK):
+        yield start, stack[start : start + BLOCK]
+
+
+def _position(array: Array, number: int) -> tuple[Any, ...]:
+    """Index in the batch of the matrix with this number."""
+    return np.unravel_index(number, array.shape[:-2])
+
+
+def _have_factors(matrices: Array) -> bool:
+    try:
+        np.linalg.cholesky(matrices.astype(np.float64))
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def _bad_pivot(matrix: Array) -> tuple[int, float]:
