@@ -95,7 +95,7 @@ def minimums(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the pages, warnings being errors, and run every example in them and in the docstrings."""
-    install(session, ".", group="docs")
+    install(session, ".[numba]", group="docs")
     session.run("sphinx-build", "-W", "--keep-going", "-E", "docs", "docs/_build/html")
     # Some modules import an optional library at their top: those are left out here.
     session.run("pytest", "--doctest-modules", "--doctest-ignore-import-errors", "src", "docs/test_pages.py")

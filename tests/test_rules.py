@@ -463,6 +463,22 @@ def test_the_same_call_twice(xp, name):
     assert bits(gk.kl_divergence(p, q)) == first
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("keyword", ["cov", "precision"])
+@pytest.mark.parametrize("path", ["auto", "generic"])
+def test_asymmetry_of_the_size_of_rounding_is_averaged(xp, path, keyword, dtype):
+    if dtype == "float16" and not hasattr(xp, "float16"):
+        pytest.skip("this library has no float16")
+    matrix = np.array([[4.0, 1.0], [1.0, 9.0]], dtype)
+    matrix[1, 0] = np.nextafter(matrix[1, 0], np.asarray(2, dtype))
+    p = gaussian(xp, {"mean": np.zeros(2, dtype), keyword: matrix})
+    q = gaussian(xp, {"mean": np.zeros(2, dtype), keyword: np.asarray((matrix.astype(float) + matrix.T) / 2, dtype)})
+    assert 0 <= float(to_numpy(gk.kl_divergence(p, q, path=path))) < np.finfo(dtype).eps
+    matrix[1, 0] = 1.5
+    q = gaussian(xp, {"mean": np.zeros(2, dtype), keyword: matrix})
+    assert np.isnan(to_numpy(gk.kl_divergence(p, q, path=path, validate=False)))
+
+
 # ---- plan, repr, and a clean room ----
 
 

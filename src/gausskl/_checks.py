@@ -1,7 +1,8 @@
-"""Sentences about shapes, before anything is computed."""
+"""Sentences about shapes, before anything is computed, and what is still taken for symmetric."""
 
 from __future__ import annotations
 
+import math
 from itertools import zip_longest
 from typing import Any
 
@@ -163,3 +164,12 @@ def has_linalg(xp: Any, library: str, p: Any, q: Any) -> None:
                 f"{name} is {gaussian.structure} ({gaussian.keyword}), and {library} has no linear algebra: with its "
                 "arrays only diagonal Gaussians can be compared"
             )
+
+
+def asymmetry(dtype: Any, *, xp: Any) -> float:
+    """How far two entries of a covariance may be apart, in units of their two standard deviations, to be taken for one.
+
+    Half of the digits of the dtype they were given in have to agree.
+    """
+    digits = -math.log2(float(xp.finfo(dtype).eps)) if xp.isdtype(dtype, "real floating") else 52
+    return 2.0 ** -math.ceil(digits / 2)

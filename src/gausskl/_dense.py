@@ -223,16 +223,13 @@ def mean_part_of_precision(delta: Array, factor: Array, *, xp: Any) -> Array:
 # What a user may give, made ready. What is not valid becomes NaN in its own element of the batch.
 
 
-def symmetric(matrix: Array, *, xp: Any) -> Array:
+def symmetric(matrix: Array, tolerance: float, *, xp: Any) -> Array:
     """The matrix itself, its rounding-level asymmetry averaged; NaN if it is not symmetric."""
     other = transpose(matrix, xp=xp)
     size = xp.sqrt(xp.abs(xp.linalg.diagonal(matrix)))
-    allowed = SYMMETRY[xp.finfo(matrix.dtype).bits] * size[..., :, None] * size[..., None, :]
+    allowed = tolerance * size[..., :, None] * size[..., None, :]
     valid = xp.all(xp.abs(matrix - other) <= allowed, axis=(-2, -1))
     return nan_unless(valid[..., None, None], matrix + 0.5 * (other - matrix), xp=xp)
-
-
-SYMMETRY = {64: 2.0**-26, 32: 2.0**-12}
 
 
 def lower_factor(factor: Array, *, xp: Any) -> Array:

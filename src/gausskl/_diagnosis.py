@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import decimal
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from . import _namespace
+from ._checks import asymmetry
 from ._pairs import packed_positions
 
 Array = Any
@@ -26,13 +28,16 @@ DEFINITE = (
 BLOCK = 64  # matrices that are looked at together: one by one takes much longer for small ones
 
 
-def judge(result: Array, p: Any, q: Any) -> None:
-    """Raise ValueError naming the first bad value if the result is not finite; a true overflow passes."""
+def judge(result: Array, p: Any, q: Any, precise: bool = False) -> None:
+    """Raise ValueError naming the first bad value if the result is not finite; a true overflow passes.
+
+    ``precise``: a matrix that only the rounding of float64 keeps from being positive definite is not to blame.
+    """
     values = _namespace.to_numpy(result)
     if np.isfinite(values).all():
         return
     for side, gaussian in (("p", p), ("q", q)):
-        for complaint in _complaints(gaussian):
+        for complaint in _complaints(gaussian, precise):
             raise ValueError(f"{side}: {complaint}")
     if np.isnan(values).any():
         where = _index(np.argwhere(np.isnan(values))[0])
@@ -43,7 +48,7 @@ def judge(result: Array, p: Any, q: Any) -> None:
         )
 
 
-def _complaints(gaussian: Any) -> Iterator[str]:
+def _complaints(gaussian: Any, precise: bool) -> Iterator[str]:
     """Sentences about what is wrong with a Gaussian's values, the first one first."""
     arrays = {name: _namespace.to_numpy(array) for name, array in gaussian.spread.items() if name != "packing"}
     for name, array in {"mean": _namespace.to_numpy(gaussian.mean), **arrays}.items():
@@ -53,7 +58,7 @@ def _complaints(gaussian: Any) -> Iterator[str]:
             yield from _first(name, array, array <= 0, POSITIVE[name])
         if name in ("cov", "precision"):
             yield from _asymmetric(name, array)
-            yield from _indefinite(name, array)
+            yield from _indefinite(name, array, precise)
         if name == "scale_tril":
             above = np.triu(np.ones(array.shape[-2:], dtype=bool), 1)
             hint = "nothing may stand above the diagonal of a lower triangular factor; pass its lower triangle, or cov="
@@ -77,7 +82,7 @@ def _index(index: Any) -> str:
 
 
 def _asymmetric(name: str, array: Array) -> Iterator[str]:
-    tolerance = 2.0**-26 if array.dtype == np.float64 else 2.0**-12
+    tolerance = asymmetry(array.dtype, xp=_namespace.namespace(array))
     for start, block in _blocks(array):
         size = np.sqrt(np.abs(np.diagonal(block, axis1=-2, axis2=-1)))
         bad = np.abs(block - block.mT) > tolerance * size[:, :, None] * size[:, None, :]
@@ -89,16 +94,18 @@ def _asymmetric(name: str, array: Array) -> Iterator[str]:
             )
 
 
-def _indefinite(name: str, array: Array) -> Iterator[str]:
+def _indefinite(name: str, array: Array, precise: bool) -> Iterator[str]:
     for start, block in _blocks(array):
         if _have_factors(block):
             continue
         for k, matrix in enumerate(block):
             if not _have_factors(matrix):
-                pivot, value = _bad_pivot(matrix.astype(np.float64))
-                close = " to the precision of float64" if value > 0 else ""
-                where = _index(_position(array, start + k))
-                yield f"{name}{where} has pivot {pivot} = {value}: " + DEFINITE.format(close)
+                found = _bad_pivot(matrix.astype(np.float64), precise)
+                if found is not None:
+                    pivot, value = found
+                    close = " to the precision of float64" if value > 0 else ""
+                    where = _index(_position(array, start + k))
+                    yield f"{name}{where} has pivot {pivot} = {value}: " + DEFINITE.format(close)
 
 
 def _blocks(array: Array) -> Iterator[tuple[int, Array]]:
@@ -121,15 +128,16 @@ def _have_factors(matrices: Array) -> bool:
     return True
 
 
-def _bad_pivot(matrix: Array) -> tuple[int, float]:
-    """First pivot of the elimination that is not positive, and its value."""
-    work = matrix.copy()
-    for k in range(len(work)):
-        if not work[k, k] > 0:
-            break
-        column = work[k + 1 :, k]
-        work[k + 1 :, k + 1 :] -= np.outer(column, column) / work[k, k]
-    return k, float(work[k, k])
+def _bad_pivot(matrix: Array, precise: bool) -> tuple[int, float] | None:
+    """First pivot of the elimination that is not positive, and its value; ``precise``: with 60 digits."""
+    with decimal.localcontext(prec=60):
+        work = np.vectorize(decimal.Decimal, "O")(matrix) if precise else matrix.copy()
+        for k in range(len(work)):
+            if not work[k, k] > 0 or (k == len(work) - 1 and not precise):
+                return k, float(work[k, k])
+            column = work[k + 1 :, k]
+            work[k + 1 :, k + 1 :] -= np.outer(column, column) / work[k, k]
+    return None
 
 
 def _diagonal_of_packed(length: int, packing: str) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from . import _dense, _formulas
+from ._checks import asymmetry
 from ._gradients import Formula
 from ._linalg import cholesky, same_shape, sizes, total
 from ._low_rank import low_rank
@@ -24,16 +25,17 @@ class Spread(NamedTuple):
 
 def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, dtype: Any, xp: Any) -> Array:
     """Divergence for the arrays of p (its mean first) followed by those of q, computed in ``dtype``."""
-    arrays = [array if array.dtype == dtype else xp.astype(array, dtype) for array in arrays]
     size = 1 + len(EVENT_AXES.get(p.keyword, (1,)))
+    given_p, given_q = arrays[1].dtype, arrays[size + 1].dtype
+    arrays = [array if array.dtype == dtype else xp.astype(array, dtype) for array in arrays]
     mean_p, *spread_p = arrays[:size]
     mean_q, *spread_q = arrays[size:]
     if (p.keyword, q.keyword) in DIAGONAL:
         terms = DIAGONAL[p.keyword, q.keyword](*same_shape(mean_p, *spread_p, mean_q, *spread_q, xp=xp), xp=xp)
         return terms if per_dim else total(terms, xp=xp)
     d = mean_p.shape[-1]
-    side_p = ready(p, spread_p, d, xp=xp)
-    side_q = ready(q, spread_q, d, xp=xp)
+    side_p = ready(p, spread_p, d, given_p, xp=xp)
+    side_q = ready(q, spread_q, d, given_q, xp=xp)
     if {side_p[0], side_q[0]} <= {"low_rank", *AS_VAR}:
         f_p, c_p, f_q, c_q = _padded(*_as_low_rank(*side_p, xp=xp), *_as_low_rank(*side_q, xp=xp), xp=xp)
         return low_rank(mean_p, f_p, c_p, mean_q, f_q, c_q, xp=xp)
@@ -90,15 +92,18 @@ DIAGONAL: dict[tuple[str, str], Formula] = {
 # Pairs with a dense side.
 
 
-def ready(spread: Spread, arrays: list[Array], d: int, *, xp: Any) -> tuple[str, list[Array]]:
-    """The spread as one of the kinds the dense formulas know, its validity folded into its values."""
+def ready(spread: Spread, arrays: list[Array], d: int, given: Any, *, xp: Any) -> tuple[str, list[Array]]:
+    """The spread as one of the kinds the dense formulas know, its validity folded into its values.
+
+    ``given`` is the dtype that it had when it was given.
+    """
     keyword, packing = spread
     if keyword == "packed_tril":
         return "tril", [_dense.lower_factor(_unpack(arrays[0], d, packing, xp=xp), xp=xp)]
     if keyword == "scale_tril":
         return "tril", [_dense.lower_factor(arrays[0], xp=xp)]
     if keyword in ("cov", "precision"):
-        return keyword, [_dense.symmetric(arrays[0], xp=xp)]
+        return keyword, [_dense.symmetric(arrays[0], asymmetry(given, xp=xp), xp=xp)]
     *factor, diagonal = arrays
     factor = [_columns(matrix, max(matrix.shape[-1], 1), xp=xp) for matrix in factor]
     if keyword not in AS_LOG_STD:

@@ -295,7 +295,7 @@ def _by_leaf(
             obstacle = fast.give_up(error)
         else:
             if suspect is not None and validate is not False:
-                _diagnosis.judge(suspect, p, standard_normal(p) if q is None else q)
+                _diagnosis.judge(suspect, p, standard_normal(p) if q is None else q, job.precise)
             return result
     _can_serve(path, obstacle, job.precise)
     return None

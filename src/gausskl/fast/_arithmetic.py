@@ -93,6 +93,28 @@ class Arithmetic:
         """x + a b."""
         return x + a * b if self.wide else fma(a, b, x)
 
+    def call(self, name: str, emit: Callable[..., None], *arguments: Index) -> None:
+        """Emit code once as a function, and call it: what occurs several times compiles sooner like this.
+
+        ``emit`` takes an arithmetic like this one and the arguments; the name has to say all else that it depends on.
+        Numbers known when the kernel is made stay known inside.
+        """
+        module, wide = self.builder.module, "wide" * self.wide
+        known = [argument if isinstance(argument, int) else "x" for argument in arguments]
+        given = [argument for argument in arguments if not isinstance(argument, int)]
+        full = "_".join(["gausskl", name, wide, *map(str, known)])
+        function = module.globals.get(full)
+        if function is None:
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(given))
+            function = ir.Function(module, kind, full)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            inside = ir.IRBuilder(function.append_basic_block("entry"))
+            values = iter(function.args)
+            emit(Arithmetic(inside, self.wide), *[next(values) if each == "x" else each for each in known])
+            inside.ret_void()
+        self.builder.call(function, given)
+
     @contextlib.contextmanager
     def each(self, start: Index, stop: Index, step: int = 1, once: bool = False) -> Iterator[Index]:
         """A loop; ``once`` if it is known to run exactly once."""

@@ -58,7 +58,7 @@ class Pair:
             with a.each(0, self.n) as j:
                 self.x.put(a.constant(0.0), i, j)
             self.x.put(a.constant(1.0), i, i)
-        solve(upper, self.x.load, self.x, part="lower", triangular=True)
+        solve(upper, self.x, self.x, part="lower", triangular=True)
         last = b.sub(d, I64(1))
         with a.each(0, self.n) as i, a.each(0, self.n) as j:
             side.factor.tile.put(a.constant(0.0), i, j)
@@ -223,7 +223,7 @@ class Pair:
         a, q = self.a, self.q.factor
         if not self.q.is_diagonal:
             solve(q, difference, self.x)
-            solve(q, self.x.mT.load, self.w.mT, part="upper")
+            solve(q, self.x.mT, self.w.mT, part="upper")
             return
         with self.w.blocks() as i, self.w.blocks(0, a.plus(i, self.w.block)) as j:
             block = difference(i, j)
@@ -258,7 +258,7 @@ class Pair:
             u = a.lanes(at(j))
             return gap(u, 1.0 + u)
 
-        cholesky(self.w, Factor(m, self.inverse), lambda pivot, j: a.put_lanes(rounded(pivot), at(j)))
+        cholesky(self.w, Factor(m, self.inverse), self.u)
         return self._sum(m, excess)
 
     def _sum(self, matrix: Tile, of_row: Any) -> Number:

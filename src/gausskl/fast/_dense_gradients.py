@@ -41,7 +41,7 @@ class Gradients:
             if pair.has_cov(pair.p):
                 cholesky(pair.p.cov, pair.p.factor)
             solve(pair.q.factor, pair.difference(), pair.x)
-            solve(pair.q.factor, pair.x.mT.load, pair.w.mT)
+            solve(pair.q.factor, pair.x.mT, pair.w.mT)
         w = pair.w
         half = a.constant(0.5)
         with a.each(0, pair.n) as i, a.each(0, a.plus(i, 1)) as j:
@@ -101,28 +101,28 @@ class Gradients:
         """By the spread of p."""
         pair, a, y = self.pair, self.a, self.y
         side = pair.p
-        solve_transposed(pair.q.factor, pair.x.load, y)
+        solve_transposed(pair.q.factor, pair.x, y)
         if self.from_factors:
             with a.each(0, pair.n) as i:
                 y.put(y(i, i) + pair.x(i, i) * side.factor.reciprocal(i), i, i)
             self._of_factor(side, y, 1.0)
             return
-        solve(side.factor, y.mT.load, self.t)
+        solve(side.factor, y.mT, self.t)
         if side.keyword != "cov":
             self._of_factor(side, self.t.mT, 1.0)
             return
-        solve_transposed(side.factor, self.t.load, y)
+        solve_transposed(side.factor, self.t, y)
         self._of_cov(y, 0.25)
 
     def of_q(self) -> None:
         """By the spread of q."""
         pair, t = self.pair, self.t
         side = pair.q
-        solve_transposed(side.factor, pair.w.load, t)
+        solve_transposed(side.factor, pair.w, t)
         if side.keyword != "cov":
             self._of_factor(side, t, -1.0)
             return
-        solve_transposed(side.factor, t.mT.load, self.y)
+        solve_transposed(side.factor, t.mT, self.y)
         self._of_cov(self.y, -0.25)
 
     def _of_cov(self, gradient: Tile, scale: float) -> None:

@@ -114,7 +114,7 @@ def _by_formula(job: Job, arrays: tuple[Array, ...], part: Array) -> Array:
     for array, axes in zip(four(job, arrays), events, strict=True):
         array = array.reshape((1,) * (axes - array.ndim) + array.shape)
         whole = np.broadcast_to(array, (*job.batch, *array.shape[array.ndim - axes :]))
-        rows.append(whole[index].astype(np.float64))
+        rows.append(whole[index])
     with np.errstate(all="ignore"):
         return _blocks.evaluate(formula(job, np.float64), rows, events).astype(job.dtype)
 

@@ -11,7 +11,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ._arithmetic import Arithmetic, Index, Value
+from ._arithmetic import Arithmetic, Index, Value, rounded
+from ._lanes import BYTES
 from ._wide import Number
 
 
@@ -28,6 +29,10 @@ class Tile(NamedTuple):
     def mT(self) -> Tile:
         """The transpose."""
         return self._replace(turned=not self.turned)
+
+    def moved(self, arithmetic: Arithmetic, base: Value, n: Index) -> Tile:
+        """A tile like this one elsewhere."""
+        return self._replace(arithmetic=arithmetic, base=base, n=n)
 
     def at(self, i: Index, j: Index) -> Value:
         """Address of an entry."""
@@ -104,11 +109,22 @@ class Factor(NamedTuple):
         a.store(x, a.builder.add(self.inverse, a.index(a.times(i, a.size))))
 
 
-def cholesky(x: Tile, into: Factor, plus_identity: Callable[[Number, Index], None] | None = None) -> None:
+def cholesky(x: Tile, into: Factor, less_one: Value | None = None) -> None:
     """Factor the matrix whose lower triangle X holds; NaN where it is not positive definite.
 
-    With ``plus_identity``, X + I is factored, and that function is told each pivot less 1.
+    If there is a place for pivots ``less_one``, that is a vector of floats, X + I is factored.
     """
+
+    def emit(a: Arithmetic, n: Index, *places: Value) -> None:
+        base, tile, inverse, *pivots = places
+        factor = Factor(Tile(a, tile, n, x.block), inverse)
+        _cholesky(Tile(a, base, n, x.block), factor, pivots[0] if pivots else None)
+
+    places = (x.base, into.tile.base, into.inverse, *([] if less_one is None else [less_one]))
+    x.arithmetic.call(f"cholesky_{len(places)}_{x.block}", emit, x.n, *places)
+
+
+def _cholesky(x: Tile, into: Factor, less_one: Value | None) -> None:
     a, factor, size = x.arithmetic, into.tile, x.block
     one = a.constant(1.0)
     with x.blocks() as j, x.blocks(j) as i:
@@ -119,8 +135,8 @@ def cholesky(x: Tile, into: Factor, plus_identity: Callable[[Number, Index], Non
                 own = [list(row) for row in block]
                 for c in range(size):
                     pivot = own[c][c]
-                    if plus_identity:
-                        plus_identity(pivot, a.plus(j, c))
+                    if less_one is not None:
+                        a.put_lanes(rounded(pivot), a.builder.add(less_one, a.index(a.times(a.plus(j, c), BYTES))))
                         pivot = one + pivot
                     own[c][c] = a.sqrt(pivot)
                     inverse = one / own[c][c] if a.wide else own[c][c] * (1.0 / pivot)  # neither waits for the other
@@ -153,11 +169,24 @@ def _right_solved(block: list[list[Number]], by: Factor, j: Index) -> list[list[
 Load = Callable[[Index, Index], list[list[Number]]]
 
 
-def solve(by: Factor, x: Load, into: Tile, part: str = "whole", triangular: bool = False) -> None:
+def solve(by: Factor, x: Tile | Load, into: Tile, part: str = "whole", triangular: bool = False) -> None:
     """L^-1 X, or its "lower" or "upper" triangle of blocks, for an X that is itself lower ``triangular`` or not.
 
-    ``x`` is a function that loads a block.
+    ``x`` may be a function that loads a block.
     """
+    if not isinstance(x, Tile):
+        _solve(by, x, into, part, triangular)
+        return
+
+    def emit(a: Arithmetic, n: Index, tile: Value, inverse: Value, source: Value, target: Value) -> None:
+        factor = Factor(Tile(a, tile, n, x.block), inverse)
+        _solve(factor, x.moved(a, source, n).load, into.moved(a, target, n), part, triangular)
+
+    name = f"solve_{part}_{triangular}_{x.turned}_{into.turned}_{x.block}"
+    into.arithmetic.call(name, emit, into.n, by.tile.base, by.inverse, x.base, into.base)
+
+
+def _solve(by: Factor, x: Load, into: Tile, part: str, triangular: bool) -> None:
     a = into.arithmetic
     with into.blocks() as i:
         start, stop = {"whole": (0, into.n), "lower": (0, a.plus(i, into.block)), "upper": (i, into.n)}[part]
@@ -166,8 +195,19 @@ def solve(by: Factor, x: Load, into: Tile, part: str = "whole", triangular: bool
             into.store(_left_solved(block, by, i), i, j)
 
 
-def solve_transposed(by: Factor, x: Load, into: Tile) -> None:
-    """L^-T X, from the last row to the first."""
+def solve_transposed(by: Factor, x: Tile, into: Tile) -> None:
+    """L^-T X."""
+
+    def emit(a: Arithmetic, n: Index, tile: Value, inverse: Value, source: Value, target: Value) -> None:
+        factor = Factor(Tile(a, tile, n, x.block), inverse)
+        _solve_transposed(factor, x.moved(a, source, n).load, into.moved(a, target, n))
+
+    name = f"solve_transposed_{x.turned}_{into.turned}_{x.block}"
+    into.arithmetic.call(name, emit, into.n, by.tile.base, by.inverse, x.base, into.base)
+
+
+def _solve_transposed(by: Factor, x: Load, into: Tile) -> None:
+    """From the last row to the first."""
     a = into.arithmetic
     with into.downwards() as i, into.blocks() as j:
         block = less_products(x(i, j), by.tile.mT, into.mT, i, j, a.plus(i, into.block), into.n)

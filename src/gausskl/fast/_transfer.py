@@ -35,6 +35,17 @@ def lanes_of(a: Arithmetic, source: Source, first: Value, left: Value) -> list[V
 
 def read(a: Arithmetic, source: Source, first: Value, left: Value, sizes: list[Value], target: Value) -> None:
     """Copy arrays of eight rows to vectors, one for each entry, with room for seven more behind them."""
+
+    def emit(a: Arithmetic, base: Value, by_row: Value, first: Value, left: Value, target: Value, *rest: Value) -> None:
+        half = len(sizes)
+        _read(a, Source(base, by_row, [*rest[:half]], source.bits), first, left, [*rest[half:]], target)
+
+    a = Arithmetic(a.builder, False)
+    given = (source.base, source.by_row, first, left, target, *source.strides[: len(sizes)], *sizes)
+    a.call(f"read_{len(sizes)}_{source.bits}", emit, *map(a.index, given))
+
+
+def _read(a: Arithmetic, source: Source, first: Value, left: Value, sizes: list[Value], target: Value) -> None:
     b, size = a.builder, source.bits // 8
     rows = lanes_of(a, source, first, left)
     count = sizes[0] if len(sizes) == 1 else b.mul(sizes[0], sizes[1])
@@ -122,6 +133,17 @@ def write(
     a: Arithmetic, bits: int, base: Value, by_row: Value, first: Value, left: Value, count: Value, source: Value
 ) -> None:
     """The opposite of :func:`read`, to numbers that lie one after the other."""
+
+    def emit(a: Arithmetic, *places: Value) -> None:
+        _write(a, bits, *places)
+
+    a = Arithmetic(a.builder, False)
+    a.call(f"write_{bits}", emit, base, by_row, first, left, count, source)
+
+
+def _write(
+    a: Arithmetic, bits: int, base: Value, by_row: Value, first: Value, left: Value, count: Value, source: Value
+) -> None:
     b = a.builder
     kind = ir.VectorType(FLOAT[bits], LANES)
     with a.each(0, count, LANES) as m:
