@@ -20,11 +20,11 @@ from ._linalg import (
     half_square_total,
     matmul,
     nan_unless,
-    solve_tril,
     total,
     total_of_matrix,
     transpose,
 )
+from ._triangular import solve_tril
 
 Array = Any
 

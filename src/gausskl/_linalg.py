@@ -1,4 +1,4 @@
-"""Cholesky, triangular solves and sums for stacks: the library's own where it is good, plain array API elsewhere.
+"""Cholesky, products and sums for stacks: the library's own where it is good, plain array API elsewhere.
 
 A matrix that is not positive definite gives NaN in its own element of the stack and in no other.
 """
@@ -78,40 +78,6 @@ def qr(a: Array, *, xp: Any) -> tuple[Array, Array]:
     """Orthonormal basis and triangular factor of a stack of tall matrices."""
     basis, triangle = xp.linalg.qr(a)
     return basis, triangle
-
-
-def solve_tril(factor: Array, b: Array, *, xp: Any) -> Array:
-    """Solve ``factor @ x = b`` for lower triangular factors; batch axes broadcast."""
-    name = library(xp)
-    if name == "torch":
-        import torch
-
-        return torch.linalg.solve_triangular(factor, b, upper=False)
-    if name == "tensorflow":
-        return xp.linalg.triangular_solve(factor, b)
-    if name in ("jax", "cupy"):
-        batch = broadcast_shapes(factor.shape[:-2], b.shape[:-2])
-        factor = xp.broadcast_to(factor, (*batch, *factor.shape[-2:]))
-        b = xp.broadcast_to(b, (*batch, *b.shape[-2:]))
-        if name == "jax":
-            from jax.scipy.linalg import solve_triangular
-        else:
-            from cupyx.scipy.linalg import solve_triangular
-        return solve_triangular(factor, b, lower=True)
-    return _substitute(factor, b, xp=xp)
-
-
-def _substitute(factor: Array, b: Array, *, xp: Any) -> Array:
-    """Forward substitution by halves."""
-    size = factor.shape[-1]
-    if size == 1:
-        return b / factor
-    half = size // 2
-    top = _substitute(factor[..., :half, :half], b[..., :half, :], xp=xp)
-    rest = b[..., half:, :] - matmul(factor[..., half:, :half], top, xp=xp)
-    bottom = _substitute(factor[..., half:, half:], rest, xp=xp)
-    batch = bottom.shape[:-2]
-    return xp.concat([xp.broadcast_to(top, (*batch, *top.shape[-2:])), bottom], axis=-2)
 
 
 def eye_mask(size: int, like: Array, *, xp: Any) -> Array:
