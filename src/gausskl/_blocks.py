@@ -1,6 +1,6 @@
 """How a formula goes over the batch.
 
-Block by block as tasks for Dask, and for NumPy so that temporaries stay in the cache; in JAX where the arrays are. A
+Block by block as tasks for Dask, and for NumPy and for matrices of torch so that temporaries stay in the cache; in JAX where the arrays are. A
 block gives the bits that the same rows give in any other.
 """
 
@@ -56,7 +56,7 @@ def evaluate(formula: functools.partial[Any], arrays: list[Array], event_axes: l
     xp = _namespace.namespace(arrays[0])
     if _namespace.library(xp) == "jax":
         return _in_jax(functools.partial(formula, xp=xp), arrays, event_axes)
-    if _namespace.library(xp) != "numpy":
+    if not _goes_block_by_block(arrays, event_axes, xp=xp):
         with _namespace.quiet(xp):
             return formula(arrays, xp=xp)
     with _namespace.quiet(xp):
@@ -73,6 +73,12 @@ def evaluate(formula: functools.partial[Any], arrays: list[Array], event_axes: l
             for k in starts
         ]
         return xp.concat(blocks, axis=axis)
+
+
+def _goes_block_by_block(arrays: list[Array], event_axes: list[int], *, xp: Any) -> bool:
+    """NumPy does; torch where matrices are at hand, whose products and factors take turns with many small passes."""
+    name = _namespace.library(xp)
+    return name == "numpy" or (name == "torch" and max(event_axes) == 2 and all(map(_namespace.can_be_read, arrays)))
 
 
 def _cut(array: Array, event_axes: int, axis: int, rows: slice) -> Array:

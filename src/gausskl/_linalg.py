@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._checks import broadcast_shapes
-from ._namespace import device_of, library
+from ._namespace import can_be_read, device_of, library
 
 Array = Any
 
@@ -47,6 +47,8 @@ def cholesky(a: Array, *, xp: Any) -> Array:
         import torch
 
         factor, info = torch.linalg.cholesky_ex(a)
+        if can_be_read(info) and not bool(torch.any(info)):
+            return factor
         return nan_unless((info == 0)[..., None, None], factor, xp=xp)
     if name in ("jax", "tensorflow"):
         return xp.linalg.cholesky(a)
@@ -86,10 +88,10 @@ def eye_mask(size: int, like: Array, *, xp: Any) -> Array:
     return index[:, None] == index[None, :]
 
 
-def below_mask(size: int, like: Array, *, xp: Any) -> Array:
-    """Boolean matrix, true strictly below the diagonal, on the device of ``like``."""
-    index = xp.arange(size, device=device_of(like, xp=xp))
-    return index[:, None] > index[None, :]
+def below_mask(like: Array, *, xp: Any) -> Array:
+    """Boolean matrix, true strictly below the diagonal, for the last two axes of ``like`` and on its device."""
+    row, column = (xp.arange(size, device=device_of(like, xp=xp)) for size in like.shape[-2:])
+    return row[:, None] > column[None, :]
 
 
 def identities(size: int, like: Array, *, xp: Any) -> Array:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from ._checks import broadcast_shapes
-from ._linalg import matmul
+from ._linalg import matmul, transpose
 from ._namespace import library
 
 Array = Any
 
 BASE = 32  # rows of a block on the diagonal that is applied as its inverse
 COLUMNS = 8  # blocks of columns that a large matrix is cut into
+BY_COLUMNS = ("numpy", "array_api_strict", "torch")  # elsewhere one large solve is better than many small ones
 
 
 def solve_tril(factor: Array, b: Array, *, xp: Any) -> Array:
@@ -50,13 +51,50 @@ class Triangle:
         if stop - start <= BASE:
             block, inverse = self.blocks[start // BASE]
             b = b / self.scale[..., start:stop, :]
-            x = matmul(inverse, b, xp=self.xp)
-            return x + matmul(inverse, b - matmul(block, x, xp=self.xp), xp=self.xp)
+            x = inverse @ b
+            return x + inverse @ (b - block @ x)
         half = -(-(stop - start) // (2 * BASE)) * BASE
         middle = start + half
         top = self._substitute(b[..., :half, :], start, middle)
-        rest = b[..., half:, :] - matmul(self.factor[..., middle:stop, start:middle], top, xp=self.xp)
+        rest = b[..., half:, :] - self.factor[..., middle:stop, start:middle] @ top
         return _above(top, self._substitute(rest, middle, stop), xp=self.xp)
+
+
+    def solve_lower(self, b: Array) -> list[Array]:
+        """factor^-1 @ b for a lower triangular ``b``: blocks of columns, each from the diagonal down."""
+        return [self.solve(b[..., start:, start:stop], start) for start, stop in self._columns(b.shape[-1])]
+
+    def congruent(self, b: Array) -> Array:
+        """factor^-1 @ b @ factor^-T, symmetric, for a symmetric ``b``.
+
+        Of the product with one inverse, what stands on and above the diagonal is enough: what is missing for the
+        second one has been found in the columns before, as their rows.
+        """
+        xp, blocks = self.xp, self._columns(b.shape[-1])
+        upper = [self.solve(transpose(b[..., start:stop, :stop], xp=xp), 0, stop) for start, stop in blocks]
+        columns: list[Array] = []
+        for k, (start, stop) in enumerate(blocks):
+            rest = xp.concat([transpose(x[..., start:stop, :], xp=xp) for x in upper[k:]], axis=-2)
+            if not columns:
+                columns.append(_mirrored(self.solve(rest, start), xp=xp))
+                continue
+            above = transpose(xp.concat([x[..., start:stop, :] for x in columns], axis=-1), xp=xp)
+            rest = rest - matmul(self.factor[..., start:, :start], above, xp=xp)
+            columns.append(_above(above, _mirrored(self.solve(rest, start), xp=xp), xp=xp))
+        return xp.concat(columns, axis=-1)
+
+    def _columns(self, size: int) -> list[tuple[int, int]]:
+        """Where blocks of columns start and stop: one block of all where a solver is compiled for the whole."""
+        width = -(-size // (COLUMNS * BASE)) * BASE if library(self.xp) in BY_COLUMNS else size
+        return [(start, min(start + width, size)) for start in range(0, size, max(width, 1))]
+
+
+def _mirrored(column: Array, *, xp: Any) -> Array:
+    """A block of columns of a symmetric matrix, from the diagonal down, the rounding of its square part averaged."""
+    width = column.shape[-1]
+    square = column[..., :width, :]
+    square = square + 0.5 * (transpose(square, xp=xp) - square)
+    return square if column.shape[-2] == width else _above(square, column[..., width:, :], xp=xp)
 
 
 def _inverted_blocks(factor: Array, *, xp: Any) -> list[tuple[Array, Array]]:
@@ -84,7 +122,7 @@ def _inverse(factor: Array, *, xp: Any) -> Array:
         first, second = both[0, ...], both[1, ...]
     else:
         first, second = _inverse(factor[..., :half, :half], xp=xp), _inverse(factor[..., half:, half:], xp=xp)
-    below = -matmul(second, matmul(factor[..., half:, :half], first, xp=xp), xp=xp)
+    below = -(second @ (factor[..., half:, :half] @ first))
     top = xp.concat([first, xp.zeros_like(factor[..., :half, half:])], axis=-1)
     return xp.concat([top, xp.concat([below, second], axis=-1)], axis=-2)
 
@@ -116,5 +154,7 @@ def _own_solver(xp: Any) -> Any:
 
 def _above(top: Array, bottom: Array, *, xp: Any) -> Array:
     """One stack of matrices above another; batch axes broadcast."""
+    if top.shape[:-2] == bottom.shape[:-2]:
+        return xp.concat([top, bottom], axis=-2)
     batch = broadcast_shapes(top.shape[:-2], bottom.shape[:-2])
     return xp.concat([xp.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (top, bottom)], axis=-2)
