@@ -13,23 +13,23 @@ from typing import Any
 from . import _dense, _namespace
 from ._dense import Side, difference, from_factors, from_whitened, is_near, whitened
 from ._linalg import below_mask, transpose
+from ._triangular import BASE, Triangle
 
 Array = Any
 
 READS = ("numpy", "array_api_strict", "torch")
-SHARE = 4  # of the dimensions, one in so many is looked at first
-FEWEST = 64  # dimensions for which a first look is worth its time
+SHARE = 4  # of many dimensions, one in so many is looked at first
 
 
 def from_covariances(p: Side, q: Side, *, xp: Any) -> Array:
     """Spread part of the divergence, where at least one side has its covariance."""
-    some = q.scale if p.cov is None else p.cov
+    some = q.cov if p.cov is None else p.cov
     if not _reads(some, xp=xp):
         return _dense.from_covariances(p, q, xp=xp)
-    size = q.scale.shape[-1]
-    if size < FEWEST:
+    size = some.shape[-1]
+    if size < 2 * BASE:
         return _whiten_first([p, q], xp=xp)
-    first = [_marginal(side, size // SHARE) for side in (p, q)]
+    first = [_marginal(side, max(BASE, size // SHARE // BASE * BASE)) for side in (p, q)]
     near = is_near(whitened(difference(*first, xp=xp), first[1], xp=xp), xp=xp)
     return _where(near, _whiten_first, _far, [p, q], xp=xp)
 
@@ -111,20 +111,8 @@ def _reads(array: Array, *, xp: Any) -> bool:
 EVENT_AXES = {"tril": (2,), "cov": (2,), "low_rank": (2, 1)}
 
 
-def _each(side: Side, part: Callable[[Array, int], Array]) -> Side:
-    """The side with a part of each of its arrays, taken by a function of the array and its number of event axes."""
-    kind, arrays = side.given
-    axes = EVENT_AXES.get(kind, (1,))
-    return Side(
-        side.kind,
-        None if side.scale is None else part(side.scale, 1 if side.kind == "std" else 2),
-        None if side.cov is None else part(side.cov, 2),
-        (kind, [part(array, n) for array, n in zip(arrays, axes, strict=True)]),
-    )
-
-
 def _marginal(side: Side, size: int) -> Side:
-    """The distribution of the first dimensions. A factor of low rank keeps its columns."""
+    """The distribution of the first dimensions. A factor of low rank keeps its columns; a triangle can solve as it is."""
 
     def part(array: Array, axes: int) -> Array:
         square = axes == 2 and array.shape[-1] == array.shape[-2]
@@ -144,4 +132,20 @@ def _elements(x: Any, index: Array, batch: tuple[int, ...], *, xp: Any) -> Any:
         whole = xp.broadcast_to(array, (*batch, *event))
         return xp.take(xp.reshape(whole, (-1, *event)), index, axis=0)
 
-    return _each(x, part) if isinstance(x, Side) else part(x, 2)
+    if not isinstance(x, Side):
+        return part(x, 2)
+    side = _each(x, part)
+    shared = not isinstance(x.scale, Triangle) or x.scale.factor.ndim == 2
+    return side if shared else side._replace(scale=Triangle(part(x.scale.factor, 2), xp=xp))
+
+
+def _each(side: Side, part: Callable[[Array, int], Array]) -> Side:
+    """The side with a part of each of its arrays, taken by a function of the array and its number of event axes."""
+    scale, axes = side.scale, EVENT_AXES.get(side.keyword, (1,))
+    if scale is not None and not isinstance(scale, Triangle):
+        scale = part(scale, 1 if side.kind == "std" else 2)
+    return side._replace(
+        scale=scale,
+        cov=None if side.cov is None else part(side.cov, 2),
+        arrays=tuple(part(array, n) for array, n in zip(side.arrays, axes, strict=True)),
+    )

@@ -31,17 +31,14 @@ Array = Any
 # From factors: E = L_q^-1 (L_p - L_q), the subtraction before the solve; z = L_q^-1 (mean_p - mean_q).
 
 
-def tril_tril(factor_p: Array, factor_q: Array, delta: Array = None, *, xp: Any) -> Array:
+def tril_tril(factor_p: Array, triangle: Triangle, delta: Array = None, *, xp: Any) -> Array:
     """Sum of G(L_p,ii, L_q,ii) + E_ii^2/2 over the diagonal, of E_ij^2/2 below it, and of z_i^2/2."""
+    factor_q = triangle.factor
     diagonal_p, diagonal_q = xp.linalg.diagonal(factor_p), xp.linalg.diagonal(factor_q)
     close = (diagonal_p <= 2 * diagonal_q) & (diagonal_q <= 2 * diagonal_p)
     difference = factor_p - xp.where(close[..., None, :], factor_q, 0.0)
-    triangle = Triangle(factor_q, xp=xp)
-    below = [
-        half_square_total(flat(_below(columns, xp=xp), xp=xp), xp=xp)[..., None]
-        for columns in _solved_columns(triangle, difference)
-    ]
-    off = total(xp.concat(below, axis=-1), xp=xp)
+    below = [flat(_below(columns, xp=xp), xp=xp) for columns in _solved_columns(triangle, difference)]
+    off = half_square_total(xp.concat(below, axis=-1), xp=xp)
     return _diagonal_part(diagonal_p, diagonal_q, xp=xp) + off + _mean_part(triangle, delta, xp=xp)
 
 
@@ -51,11 +48,10 @@ def tril_std(factor_p: Array, std_q: Array, delta: Array = None, *, xp: Any) -> 
     return std_std(xp.linalg.diagonal(factor_p), std_q, delta, xp=xp) + total_of_matrix(off, xp=xp)
 
 
-def std_tril(std_p: Array, factor_q: Array, delta: Array = None, *, xp: Any) -> Array:
+def std_tril(std_p: Array, triangle: Triangle, delta: Array = None, *, xp: Any) -> Array:
     """A diagonal against a factor: E_ij = (L_q^-1)_ij s_p,j, which needs q's inverse factor alone."""
-    diagonal_q = xp.linalg.diagonal(factor_q)
-    eye = eye_mask(factor_q.shape[-1], factor_q, xp=xp)
-    triangle = Triangle(factor_q, xp=xp)
+    diagonal_q = xp.linalg.diagonal(triangle.factor)
+    eye = eye_mask(diagonal_q.shape[-1], diagonal_q, xp=xp)
     solved = _solved_columns(triangle, xp.where(eye, diagonal_q[..., None], 0.0))
     columns = [total(transpose(_below(x * x, xp=xp), xp=xp), xp=xp) for x in solved]
     columns = xp.concat(columns, axis=-1)
@@ -102,28 +98,30 @@ def _below(x: Array, *, xp: Any) -> Array:
 class Side(NamedTuple):
     """One side of a pair: its factor (``kind`` "tril") or its standard deviations (``kind`` "std").
 
-    A side that has its covariance carries that too, and may leave its factor for later. ``given`` is what it was made
-    from.
+    The factor of q is a :class:`Triangle`, ready to solve with.
+    A side that has its covariance carries that too, and may leave its factor for later. ``keyword`` and ``arrays``
+    say what it was made from.
     """
 
     kind: str
     scale: Array
     cov: Array = None
-    given: tuple[str, list[Array]] = ("", [])
+    keyword: str = ""
+    arrays: tuple[Array, ...] = ()
 
 
 def difference(p: Side, q: Side, *, xp: Any) -> Array:
     """cov_p - cov_q, where at least one side has its covariance: what is left when the other one is taken off."""
-    if p.cov is None or (p.given[0] == "low_rank" and q.given[0] == "cov"):
-        return -MINUS[p.given[0]](q.cov, *p.given[1], xp=xp)
-    return MINUS[q.given[0]](p.cov, *q.given[1], xp=xp)
+    if p.cov is None or (p.keyword == "low_rank" and q.keyword == "cov"):
+        return -MINUS[p.keyword](q.cov, *p.arrays, xp=xp)
+    return MINUS[q.keyword](p.cov, *q.arrays, xp=xp)
 
 
 def whitened(difference: Array, q: Side, *, xp: Any) -> Array:
     """W, the difference of the covariances in coordinates in which q's covariance is the identity."""
     if q.kind == "std":
         return difference / q.scale[..., :, None] / q.scale[..., None, :]
-    return Triangle(q.scale, xp=xp).congruent(difference)
+    return q.scale.congruent(difference)
 
 
 def is_near(w: Array, *, xp: Any) -> Array:
@@ -148,7 +146,7 @@ def from_covariances(p: Side, q: Side, *, xp: Any) -> Array:
     scale_p = factor if p.scale is None else p.scale
     far = FROM_FACTORS[p.kind, q.kind](
         xp.where(near[..., None], 1.0, scale_p) if p.kind == "std" else xp.where(chosen, eye, scale_p),
-        xp.where(near[..., None], 1.0, q.scale) if q.kind == "std" else xp.where(chosen, eye, q.scale),
+        xp.where(near[..., None], 1.0, q.scale) if q.kind == "std" else Triangle(xp.where(chosen, eye, q.scale.factor), xp=xp),
         xp=xp,
     )
     return xp.where(near, close, far)
@@ -181,7 +179,7 @@ def mean_part(delta: Array, q: Side, *, xp: Any) -> Array:
     """Half the squared length of the difference of the means, whitened by q."""
     if q.kind == "std":
         return _scaled_mean_part(delta, q.scale, xp=xp)
-    return _mean_part(Triangle(q.scale, xp=xp), delta, xp=xp)
+    return _mean_part(q.scale, delta, xp=xp)
 
 
 # What is left of a covariance when another one, given in another way, is taken off: products without rounding.

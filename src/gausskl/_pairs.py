@@ -9,6 +9,7 @@ from ._gradients import Formula
 from ._linalg import cholesky, same_shape, sizes, total
 from ._low_rank import low_rank
 from ._namespace import device_of
+from ._triangular import Triangle
 
 Array = Any
 
@@ -109,11 +110,11 @@ def ready(spread: Spread, arrays: list[Array], d: int, *, xp: Any) -> tuple[str,
 def _dense_pair(delta: Array, p: tuple[str, list[Array]], q: tuple[str, list[Array]], *, xp: Any) -> Array:
     """Divergence of a pair with a dense side, from the difference of the means and the two spreads."""
     if p[0] == q[0] == "precision":
-        side_p, side_q = _side("cov", q[1], xp=xp), _factored(_side("cov", p[1], xp=xp), xp=xp)
+        side_p, side_q = _side("cov", q[1], xp=xp), _ready_to_solve(_side("cov", p[1], xp=xp), xp=xp)
         root = cholesky(q[1][0], xp=xp)
         return _choice.from_covariances(side_p, side_q, xp=xp) + _dense.mean_part_of_precision(delta, root, xp=xp)
     side_p = _side(*_without_precision(*p, xp=xp), xp=xp)
-    side_q = _factored(_side(*_without_precision(*q, xp=xp), xp=xp), xp=xp)
+    side_q = _ready_to_solve(_side(*_without_precision(*q, xp=xp), xp=xp), xp=xp)
     if side_p.cov is None and side_q.cov is None:
         return _dense.FROM_FACTORS[side_p.kind, side_q.kind](side_p.scale, side_q.scale, delta, xp=xp)
     return _choice.from_covariances(side_p, side_q, xp=xp) + _dense.mean_part(delta, side_q, xp=xp)
@@ -126,18 +127,21 @@ def _without_precision(kind: str, arrays: list[Array], *, xp: Any) -> tuple[str,
 
 
 def _side(kind: str, arrays: list[Array], *, xp: Any) -> _dense.Side:
-    given = kind, arrays
+    given = kind, tuple(arrays)
     if kind == "tril":
-        return _dense.Side("tril", arrays[0], None, given)
+        return _dense.Side("tril", arrays[0], None, *given)
     if kind == "cov":
-        return _dense.Side("tril", None, arrays[0], given)
+        return _dense.Side("tril", None, arrays[0], *given)
     if kind == "low_rank":
-        return _dense.Side("tril", None, _dense.covariance_of_low_rank(*arrays, xp=xp), given)
-    return _dense.Side("std", as_std(kind, arrays[0], xp=xp), None, given)
+        return _dense.Side("tril", None, _dense.covariance_of_low_rank(*arrays, xp=xp), *given)
+    return _dense.Side("std", as_std(kind, arrays[0], xp=xp), None, *given)
 
 
-def _factored(side: _dense.Side, *, xp: Any) -> _dense.Side:
-    return side if side.scale is not None else side._replace(scale=cholesky(side.cov, xp=xp))
+def _ready_to_solve(side: _dense.Side, *, xp: Any) -> _dense.Side:
+    if side.kind == "std":
+        return side
+    factor = cholesky(side.cov, xp=xp) if side.scale is None else side.scale
+    return side._replace(scale=Triangle(factor, xp=xp))
 
 
 def as_std(kind: str, spread: Array, *, xp: Any) -> Array:

@@ -65,22 +65,24 @@ class Triangle:
         return [self.solve(b[..., start:, start:stop], start) for start, stop in self._columns(b.shape[-1])]
 
     def congruent(self, b: Array) -> Array:
-        """factor^-1 @ b @ factor^-T, symmetric, for a symmetric ``b``.
+        """factor^-1 @ b @ factor^-T, symmetric, for a symmetric ``b``; with the leading part of the factor if b is smaller.
 
         Of the product with one inverse, what stands on and above the diagonal is enough: what is missing for the
         second one has been found in the columns before, as their rows.
         """
-        xp, blocks = self.xp, self._columns(b.shape[-1])
+        xp, size = self.xp, b.shape[-1]
+        blocks = self._columns(size)
         upper = [self.solve(transpose(b[..., start:stop, :stop], xp=xp), 0, stop) for start, stop in blocks]
         columns: list[Array] = []
         for k, (start, stop) in enumerate(blocks):
             rest = xp.concat([transpose(x[..., start:stop, :], xp=xp) for x in upper[k:]], axis=-2)
             if not columns:
-                columns.append(_mirrored(self.solve(rest, start), xp=xp))
+                columns.append(_mirrored(self.solve(rest, start, size), xp=xp))
                 continue
-            above = transpose(xp.concat([x[..., start:stop, :] for x in columns], axis=-1), xp=xp)
-            rest = rest - matmul(self.factor[..., start:, :start], above, xp=xp)
-            columns.append(_above(above, _mirrored(self.solve(rest, start), xp=xp), xp=xp))
+            left = xp.concat([x[..., start:stop, :] for x in columns], axis=-1)
+            known = matmul(left, transpose(self.factor[..., start:size, :start], xp=xp), xp=xp)
+            column = _mirrored(self.solve(rest - transpose(known, xp=xp), start, size), xp=xp)
+            columns.append(_above(transpose(left, xp=xp), column, xp=xp))
         return xp.concat(columns, axis=-1)
 
     def _columns(self, size: int) -> list[tuple[int, int]]:
