@@ -146,7 +146,9 @@ def from_covariances(p: Side, q: Side, *, xp: Any) -> Array:
     scale_p = factor if p.scale is None else p.scale
     far = FROM_FACTORS[p.kind, q.kind](
         xp.where(near[..., None], 1.0, scale_p) if p.kind == "std" else xp.where(chosen, eye, scale_p),
-        xp.where(near[..., None], 1.0, q.scale) if q.kind == "std" else Triangle(xp.where(chosen, eye, q.scale.factor), xp=xp),
+        xp.where(near[..., None], 1.0, q.scale)
+        if q.kind == "std"
+        else Triangle(xp.where(chosen, eye, q.scale.factor), xp=xp),
         xp=xp,
     )
     return xp.where(near, close, far)

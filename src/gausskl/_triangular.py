@@ -59,7 +59,6 @@ class Triangle:
         rest = b[..., half:, :] - self.factor[..., middle:stop, start:middle] @ top
         return _above(top, self._substitute(rest, middle, stop), xp=self.xp)
 
-
     def solve_lower(self, b: Array) -> list[Array]:
         """factor^-1 @ b for a lower triangular ``b``: blocks of columns, each from the diagonal down."""
         return [self.solve(b[..., start:, start:stop], start) for start, stop in self._columns(b.shape[-1])]
