@@ -1,7 +1,7 @@
 """How a formula goes over the batch.
 
-Block by block as tasks for Dask, and for NumPy and for matrices of torch so that temporaries stay in the cache; in JAX where the arrays are. A
-block gives the bits that the same rows give in any other.
+Block by block as tasks for Dask, and so that temporaries stay in the cache for NumPy, and for matrices of torch; in JAX
+where the arrays are. A block gives the bits that the same rows give in any other.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ BLOCK = 2**16
 
 
 def evaluate(formula: functools.partial[Any], arrays: list[Array], event_axes: list[int]) -> Array:
-    """Evaluate a formula at once, or on NumPy arrays block after block along the longest axis of the batch."""
+    """Evaluate a formula at once, or block after block along the longest axis of the batch."""
     xp = _namespace.namespace(arrays[0])
     if _namespace.library(xp) == "jax":
         return _in_jax(functools.partial(formula, xp=xp), arrays, event_axes)

@@ -78,7 +78,7 @@ def symmetric(matrix: Array, *, xp: Any) -> Array:
 
 
 def lower_factor(factor: Array, *, xp: Any) -> Array:
-    """As :func:`_dense.lower_factor`; the factors themselves if no entry above a diagonal is there, or below 0 on it."""
+    """As :func:`_dense.lower_factor`; the factors themselves if nothing is above a diagonal, or negative on it."""
     keep = (
         _reads_only(factor, xp=xp)
         and not bool(xp.any(xp.linalg.diagonal(factor) < 0))
@@ -112,7 +112,7 @@ EVENT_AXES = {"tril": (2,), "cov": (2,), "low_rank": (2, 1)}
 
 
 def _marginal(side: Side, size: int) -> Side:
-    """The distribution of the first dimensions. A factor of low rank keeps its columns; a triangle can solve as it is."""
+    """The distribution of the first dimensions. A low-rank factor keeps its columns; a triangle can solve as it is."""
 
     def part(array: Array, axes: int) -> Array:
         square = axes == 2 and array.shape[-1] == array.shape[-2]

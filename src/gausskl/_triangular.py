@@ -64,10 +64,11 @@ class Triangle:
         return [self.solve(b[..., start:, start:stop], start) for start, stop in self._columns(b.shape[-1])]
 
     def congruent(self, b: Array) -> Array:
-        """factor^-1 @ b @ factor^-T, symmetric, for a symmetric ``b``; with the leading part of the factor if b is smaller.
+        """factor^-1 @ b @ factor^-T, symmetric, for a symmetric ``b``.
 
-        Of the product with one inverse, what stands on and above the diagonal is enough: what is missing for the
-        second one has been found in the columns before, as their rows.
+        Where ``b`` is smaller than the factor, with the leading part of that. Of the product with one inverse, what
+        stands on and above the diagonal is enough: what is missing for the second one has been found in the columns
+        before, as their rows.
         """
         xp, size = self.xp, b.shape[-1]
         blocks = self._columns(size)
