@@ -99,7 +99,10 @@ def _strips(matrix: Array) -> list[slice]:
 
 
 def _reads_only(array: Array, *, xp: Any) -> bool:
-    return _reads(array, xp=xp) and not _namespace.is_differentiated(array)
+    """Whether an array may be used as it was given: for its numbers alone, and lying in memory as a new one would."""
+    if not _reads(array, xp=xp) or _namespace.is_differentiated(array):
+        return False
+    return _namespace.library(xp) != "torch" or array.is_contiguous()
 
 
 def _reads(array: Array, *, xp: Any) -> bool:

@@ -103,7 +103,8 @@ def _inverted_blocks(factor: Array, *, xp: Any) -> list[tuple[Array, Array]]:
     """The blocks on the diagonal of unit factors, each with its inverse; those of equal size are inverted at once."""
     size = factor.shape[-1]
     starts = range(0, size, BASE)
-    blocks = [factor[..., k : k + BASE, k : k + BASE] for k in starts]
+    stops = [min(k + BASE, size) for k in starts]
+    blocks = [factor[..., k:stop, k:stop] for k, stop in zip(starts, stops, strict=True)]
     whole = size // BASE
     inverses = []
     if whole:
