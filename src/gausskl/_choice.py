@@ -84,7 +84,10 @@ def lower_factor(factor: Array, *, xp: Any) -> Array:
         and not bool(xp.any(xp.linalg.diagonal(factor) < 0))
         and not any(bool(xp.any(_above(factor[..., rows, rows.start :], xp=xp))) for rows in _strips(factor))
     )
-    return factor if keep else _dense.lower_factor(factor, xp=xp)
+    if not keep:
+        return _dense.lower_factor(factor, xp=xp)
+    # The last bits of MKL's solver depend on where in memory its arguments begin.
+    return xp.asarray(factor, copy=True) if _namespace.library(xp) == "torch" else factor
 
 
 def _above(rows: Array, *, xp: Any) -> Array:
