@@ -80,14 +80,12 @@ def symmetric(matrix: Array, *, xp: Any) -> Array:
 def lower_factor(factor: Array, *, xp: Any) -> Array:
     """As :func:`_dense.lower_factor`; the factors themselves if nothing is above a diagonal, or negative on it."""
     keep = (
-        _reads_only(factor, xp=xp)
+        _namespace.library(xp) != "torch"  # there, a factor kept and one made ready differ in the last bits
+        and _reads_only(factor, xp=xp)
         and not bool(xp.any(xp.linalg.diagonal(factor) < 0))
         and not any(bool(xp.any(_above(factor[..., rows, rows.start :], xp=xp))) for rows in _strips(factor))
     )
-    if not keep:
-        return _dense.lower_factor(factor, xp=xp)
-    # The last bits of MKL's solver depend on where in memory its arguments begin.
-    return xp.asarray(factor, copy=True) if _namespace.library(xp) == "torch" else factor
+    return factor if keep else _dense.lower_factor(factor, xp=xp)
 
 
 def _above(rows: Array, *, xp: Any) -> Array:
