@@ -1,7 +1,7 @@
 """How a formula goes over the batch.
 
-Block by block as tasks for Dask, and for NumPy so that temporaries stay in the cache; in JAX where the arrays are. A
-block gives the bits that the same rows give in any other.
+Block by block as tasks for Dask, and so that temporaries stay in the cache for NumPy, and for matrices of torch; in JAX
+where the arrays are. A block gives the bits that the same rows give in any other.
 """
 
 from __future__ import annotations
@@ -47,32 +47,40 @@ def lazily(
     )
 
 
-# Numbers in the largest array of a block; a few times the cache of one core.
+# Numbers in the largest array of a block; a few times the cache of one core. Matrices are gone through less often for
+# the work they make, and have four times as many.
 BLOCK = 2**16
 
 
 def evaluate(formula: functools.partial[Any], arrays: list[Array], event_axes: list[int]) -> Array:
-    """Evaluate a formula at once, or on NumPy arrays block after block along the longest axis of the batch."""
+    """Evaluate a formula at once, or block after block along the longest axis of the batch."""
     xp = _namespace.namespace(arrays[0])
     if _namespace.library(xp) == "jax":
         return _in_jax(functools.partial(formula, xp=xp), arrays, event_axes)
-    if _namespace.library(xp) != "numpy":
+    if not _goes_block_by_block(arrays, event_axes, xp=xp):
         with _namespace.quiet(xp):
             return formula(arrays, xp=xp)
     with _namespace.quiet(xp):
         pairs = list(zip(arrays, event_axes, strict=True))
         shape = np.broadcast_shapes(*(array.shape[: array.ndim - axes] for array, axes in pairs))
         size = math.prod(shape) * max(math.prod(array.shape[array.ndim - axes :]) for array, axes in pairs)
-        if size <= BLOCK or not shape:
+        block = BLOCK * (4 if max(event_axes) == 2 else 1)
+        if size <= block or not shape:
             return formula(arrays, xp=xp)
         axis = shape.index(max(shape))
-        step = max(1, BLOCK * shape[axis] // size)
+        step = max(1, block * shape[axis] // size)
         starts = range(0, shape[axis], step)
         blocks = [
             formula([_cut(array, axes, axis - len(shape), slice(k, k + step)) for array, axes in pairs], xp=xp)
             for k in starts
         ]
         return xp.concat(blocks, axis=axis)
+
+
+def _goes_block_by_block(arrays: list[Array], event_axes: list[int], *, xp: Any) -> bool:
+    """NumPy does; torch where matrices are at hand, whose products and factors take turns with many small passes."""
+    name = _namespace.library(xp)
+    return name == "numpy" or (name == "torch" and max(event_axes) == 2 and all(map(_namespace.can_be_read, arrays)))
 
 
 def _cut(array: Array, event_axes: int, axis: int, rows: slice) -> Array:

@@ -13,18 +13,17 @@ from typing import Any, NamedTuple
 from ._formulas import excess, half_square, std_spread
 from ._linalg import (
     below_mask,
-    beside,
     cholesky,
     eye_mask,
     flat,
     half_square_total,
     matmul,
     nan_unless,
-    solve_tril,
     total,
     total_of_matrix,
     transpose,
 )
+from ._triangular import Triangle, solve_tril
 
 Array = Any
 
@@ -32,14 +31,15 @@ Array = Any
 # From factors: E = L_q^-1 (L_p - L_q), the subtraction before the solve; z = L_q^-1 (mean_p - mean_q).
 
 
-def tril_tril(factor_p: Array, factor_q: Array, delta: Array = None, *, xp: Any) -> Array:
+def tril_tril(factor_p: Array, triangle: Triangle, delta: Array = None, *, xp: Any) -> Array:
     """Sum of G(L_p,ii, L_q,ii) + E_ii^2/2 over the diagonal, of E_ij^2/2 below it, and of z_i^2/2."""
+    factor_q = triangle.factor
     diagonal_p, diagonal_q = xp.linalg.diagonal(factor_p), xp.linalg.diagonal(factor_q)
     close = (diagonal_p <= 2 * diagonal_q) & (diagonal_q <= 2 * diagonal_p)
     difference = factor_p - xp.where(close[..., None, :], factor_q, 0.0)
-    solved, mean_part = _solve(factor_q, difference, delta, xp=xp)
-    below = half_square_total(flat(_below(solved, xp=xp), xp=xp), xp=xp)
-    return _diagonal_part(diagonal_p, diagonal_q, xp=xp) + below + mean_part
+    below = [flat(_below(columns, xp=xp), xp=xp) for columns in _solved_columns(triangle, difference)]
+    off = half_square_total(xp.concat(below, axis=-1), xp=xp)
+    return _diagonal_part(diagonal_p, diagonal_q, xp=xp) + off + _mean_part(triangle, delta, xp=xp)
 
 
 def tril_std(factor_p: Array, std_q: Array, delta: Array = None, *, xp: Any) -> Array:
@@ -48,14 +48,15 @@ def tril_std(factor_p: Array, std_q: Array, delta: Array = None, *, xp: Any) -> 
     return std_std(xp.linalg.diagonal(factor_p), std_q, delta, xp=xp) + total_of_matrix(off, xp=xp)
 
 
-def std_tril(std_p: Array, factor_q: Array, delta: Array = None, *, xp: Any) -> Array:
+def std_tril(std_p: Array, triangle: Triangle, delta: Array = None, *, xp: Any) -> Array:
     """A diagonal against a factor: E_ij = (L_q^-1)_ij s_p,j, which needs q's inverse factor alone."""
-    diagonal_q = xp.linalg.diagonal(factor_q)
-    eye = eye_mask(factor_q.shape[-1], factor_q, xp=xp)
-    inverse, mean_part = _solve(factor_q, xp.where(eye, diagonal_q[..., None], 0.0), delta, xp=xp)
-    columns = total(transpose(_below(inverse * inverse, xp=xp), xp=xp), xp=xp)
+    diagonal_q = xp.linalg.diagonal(triangle.factor)
+    eye = eye_mask(diagonal_q.shape[-1], diagonal_q, xp=xp)
+    solved = _solved_columns(triangle, xp.where(eye, diagonal_q[..., None], 0.0))
+    columns = [total(transpose(_below(x * x, xp=xp), xp=xp), xp=xp) for x in solved]
+    columns = xp.concat(columns, axis=-1)
     off = xp.where(columns > 0, half_square(std_p, diagonal_q, xp=xp) * columns, columns)
-    return _diagonal_part(std_p, diagonal_q, xp=xp) + total(off, xp=xp) + mean_part
+    return _diagonal_part(std_p, diagonal_q, xp=xp) + total(off, xp=xp) + _mean_part(triangle, delta, xp=xp)
 
 
 def std_std(std_p: Array, std_q: Array, delta: Array = None, *, xp: Any) -> Array:
@@ -79,19 +80,16 @@ def _scaled_mean_part(delta: Array, std_q: Array, *, xp: Any) -> Any:
     return 0.0 if delta is None else total(half_square(delta, std_q, xp=xp), xp=xp)
 
 
-def _solve(factor: Array, matrix: Array, delta: Array, *, xp: Any) -> tuple[Array, Any]:
-    """factor^-1 @ matrix, and half the squared length of factor^-1 @ delta: in one solve if the batch is the same."""
-    if delta is None:
-        return solve_tril(factor, matrix, xp=xp), 0.0
-    if delta.shape[:-1] == matrix.shape[:-2]:
-        solved = solve_tril(factor, beside(matrix, delta[..., None], xp=xp), xp=xp)
-        return solved[..., :-1], half_square_total(solved[..., -1], xp=xp)
-    z = solve_tril(factor, delta[..., None], xp=xp)[..., 0]
-    return solve_tril(factor, matrix, xp=xp), half_square_total(z, xp=xp)
+def _solved_columns(triangle: Triangle, lower: Array) -> list[Array]:
+    return triangle.solve_lower(lower)
+
+
+def _mean_part(triangle: Triangle, delta: Array, *, xp: Any) -> Any:
+    return 0.0 if delta is None else half_square_total(triangle.solve(delta[..., None])[..., 0], xp=xp)
 
 
 def _below(x: Array, *, xp: Any) -> Array:
-    return xp.where(below_mask(x.shape[-1], x, xp=xp), x, 0.0)
+    return xp.where(below_mask(x, xp=xp), x, 0.0)
 
 
 # From covariances: the exact difference, whitened by q.
@@ -100,38 +98,66 @@ def _below(x: Array, *, xp: Any) -> Array:
 class Side(NamedTuple):
     """One side of a pair: its factor (``kind`` "tril") or its standard deviations (``kind`` "std").
 
-    A side given by a covariance carries that too, and may leave its factor for later.
+    The factor of q is a :class:`Triangle`, ready to solve with.
+    A side that has its covariance carries that too, and may leave its factor for later. ``keyword`` and ``arrays``
+    say what it was made from.
     """
 
     kind: str
     scale: Array
     cov: Array = None
+    keyword: str = ""
+    arrays: tuple[Array, ...] = ()
 
 
-def from_difference(difference: Array, p: Side, q: Side, delta: Array = None, *, xp: Any) -> Array:
-    """Divergence for cov_p - cov_q = ``difference``.
+def difference(p: Side, q: Side, *, xp: Any) -> Array:
+    """cov_p - cov_q, where at least one side has its covariance: what is left when the other one is taken off."""
+    if p.cov is None or (p.keyword == "low_rank" and q.keyword == "cov"):
+        return -MINUS[p.keyword](q.cov, *p.arrays, xp=xp)
+    return MINUS[q.keyword](p.cov, *q.arrays, xp=xp)
 
-    Near (Frobenius norm of the whitened difference W at most 1/2) from the pivots of I + W, elsewhere from the
-    factors of both sides. One factorisation serves both: of I + W where that is near, of cov_p elsewhere. What
-    is not wanted is replaced by the identity, so that nothing bad can come of it.
+
+def whitened(difference: Array, q: Side, *, xp: Any) -> Array:
+    """W, the difference of the covariances in coordinates in which q's covariance is the identity."""
+    if q.kind == "std":
+        return difference / q.scale[..., :, None] / q.scale[..., None, :]
+    return q.scale.congruent(difference)
+
+
+def is_near(w: Array, *, xp: Any) -> Array:
+    """Whether the Frobenius norm of W is at most 1/2; if W has a block of which this is not so, it is not so of W."""
+    return total_of_matrix(w * w, xp=xp) <= 0.25
+
+
+def from_covariances(p: Side, q: Side, *, xp: Any) -> Array:
+    """Spread part of the divergence: of near elements from the pivots of I + W, of others from both sides' factors.
+
+    One factorisation serves both: of I + W where that is near, of cov_p elsewhere. What is not wanted is replaced by
+    the identity, so that nothing bad can come of it.
     """
-    half, mean_part = _whiten(difference, delta, q, xp=xp)
-    whitened, _ = _whiten(transpose(half, xp=xp), None, q, xp=xp)
-    whitened = whitened + 0.5 * (transpose(whitened, xp=xp) - whitened)
-    near = total_of_matrix(whitened * whitened, xp=xp) <= 0.25
+    w = whitened(difference(p, q, xp=xp), q, xp=xp)
+    near = is_near(w, xp=xp)
     chosen = near[..., None, None]
-    eye = xp.astype(eye_mask(whitened.shape[-1], whitened, xp=xp), whitened.dtype)
+    eye = xp.astype(eye_mask(w.shape[-1], w, xp=xp), w.dtype)
 
-    w = xp.where(chosen, whitened, 0.0)
+    w = xp.where(chosen, w, 0.0)
     factor = cholesky(xp.where(chosen, eye + w, eye if p.cov is None else p.cov), xp=xp)
     close = _from_pivots(w, xp.where(chosen, factor, eye), xp=xp)
     scale_p = factor if p.scale is None else p.scale
     far = FROM_FACTORS[p.kind, q.kind](
         xp.where(near[..., None], 1.0, scale_p) if p.kind == "std" else xp.where(chosen, eye, scale_p),
-        xp.where(near[..., None], 1.0, q.scale) if q.kind == "std" else xp.where(chosen, eye, q.scale),
+        xp.where(near[..., None], 1.0, q.scale)
+        if q.kind == "std"
+        else Triangle(xp.where(chosen, eye, q.scale.factor), xp=xp),
         xp=xp,
     )
-    return xp.where(near, close, far) + mean_part
+    return xp.where(near, close, far)
+
+
+def from_factors(p: Side, q: Side, *, xp: Any) -> Array:
+    """Spread part of the divergence from the factors of both sides."""
+    scale_p = cholesky(p.cov, xp=xp) if p.scale is None else p.scale
+    return FROM_FACTORS[p.kind, q.kind](scale_p, q.scale, xp=xp)
 
 
 def from_whitened(w: Array, *, xp: Any) -> Array:
@@ -146,14 +172,16 @@ def _from_pivots(w: Array, factor: Array, *, xp: Any) -> Array:
     The pivots are 1 + u_j = M_jj^2, and u_j is taken from W itself.
     """
     below = _below(factor * factor, xp=xp)
-    pivots = xp.linalg.diagonal(w) - total(below, xp=xp)
-    return 0.5 * (total(excess(pivots, xp=xp), xp=xp) + total_of_matrix(below, xp=xp))
+    rows = total(below, xp=xp)
+    pivots = xp.linalg.diagonal(w) - rows
+    return 0.5 * (total(excess(pivots, xp=xp), xp=xp) + total(rows, xp=xp))
 
 
-def _whiten(x: Array, delta: Array, q: Side, *, xp: Any) -> tuple[Array, Any]:
+def mean_part(delta: Array, q: Side, *, xp: Any) -> Array:
+    """Half the squared length of the difference of the means, whitened by q."""
     if q.kind == "std":
-        return x / q.scale[..., :, None], _scaled_mean_part(delta, q.scale, xp=xp)
-    return _solve(q.scale, x, delta, xp=xp)
+        return _scaled_mean_part(delta, q.scale, xp=xp)
+    return _mean_part(q.scale, delta, xp=xp)
 
 
 # What is left of a covariance when another one, given in another way, is taken off: products without rounding.
@@ -234,7 +262,7 @@ def symmetric(matrix: Array, tolerance: float, *, xp: Any) -> Array:
 
 def lower_factor(factor: Array, *, xp: Any) -> Array:
     """The factor with a positive diagonal (columns flipped); NaN if something stands above its diagonal."""
-    above = transpose(below_mask(factor.shape[-1], factor, xp=xp), xp=xp)
+    above = transpose(below_mask(factor, xp=xp), xp=xp)
     valid = ~xp.any(above & (factor != 0), axis=(-2, -1))
     sign = 1 - 2 * xp.astype(xp.linalg.diagonal(factor) < 0, factor.dtype)
     return nan_unless(valid[..., None, None], xp.where(above, 0.0, factor) * sign[..., None, :], xp=xp)

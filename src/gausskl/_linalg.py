@@ -1,14 +1,15 @@
-"""Cholesky, triangular solves and sums for stacks: the library's own where it is good, plain array API elsewhere.
+"""Cholesky, products and sums for stacks: the library's own where it is good, plain array API elsewhere.
 
 A matrix that is not positive definite gives NaN in its own element of the stack and in no other.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ._checks import broadcast_shapes
-from ._namespace import device_of, library
+from ._namespace import can_be_read, device_of, library
 
 Array = Any
 
@@ -40,13 +41,35 @@ def _product_of_tensors(a: Array, b: Array) -> Array:
     return torch.matmul(a, b)
 
 
+# LAPACK takes up to twice its time for matrices whose columns all lie in the same few lines of the cache: those whose
+# size is a power of two, from this one on.
+BAD_STRIDE = {"numpy": 256, "torch": 128}
+
+
 def cholesky(a: Array, *, xp: Any) -> Array:
     """Lower Cholesky factors of a stack of matrices, NaN where a matrix is not positive definite."""
+    size = a.shape[-1]
+    if size >= BAD_STRIDE.get(library(xp), math.inf) and size & (size - 1) == 0:
+        return _cholesky(_bordered(a, 8, xp=xp), xp=xp)[..., :size, :size]
+    return _cholesky(a, xp=xp)
+
+
+def _bordered(a: Array, more: int, *, xp: Any) -> Array:
+    """The matrices with some rows and columns more, those of the identity."""
+    zeros = xp.zeros_like(a[..., :more, :])
+    corner = xp.astype(eye_mask(more, a, xp=xp), a.dtype) + zeros[..., :more]
+    upper = xp.concat([a, transpose(zeros, xp=xp)], axis=-1)
+    return xp.concat([upper, xp.concat([zeros, corner], axis=-1)], axis=-2)
+
+
+def _cholesky(a: Array, *, xp: Any) -> Array:
     name = library(xp)
     if name == "torch":
         import torch
 
         factor, info = torch.linalg.cholesky_ex(a)
+        if can_be_read(info) and not bool(torch.any(info)):
+            return factor
         return nan_unless((info == 0)[..., None, None], factor, xp=xp)
     if name in ("jax", "tensorflow"):
         return xp.linalg.cholesky(a)
@@ -80,50 +103,16 @@ def qr(a: Array, *, xp: Any) -> tuple[Array, Array]:
     return basis, triangle
 
 
-def solve_tril(factor: Array, b: Array, *, xp: Any) -> Array:
-    """Solve ``factor @ x = b`` for lower triangular factors; batch axes broadcast."""
-    name = library(xp)
-    if name == "torch":
-        import torch
-
-        return torch.linalg.solve_triangular(factor, b, upper=False)
-    if name == "tensorflow":
-        return xp.linalg.triangular_solve(factor, b)
-    if name in ("jax", "cupy"):
-        batch = broadcast_shapes(factor.shape[:-2], b.shape[:-2])
-        factor = xp.broadcast_to(factor, (*batch, *factor.shape[-2:]))
-        b = xp.broadcast_to(b, (*batch, *b.shape[-2:]))
-        if name == "jax":
-            from jax.scipy.linalg import solve_triangular
-        else:
-            from cupyx.scipy.linalg import solve_triangular
-        return solve_triangular(factor, b, lower=True)
-    return _substitute(factor, b, xp=xp)
-
-
-def _substitute(factor: Array, b: Array, *, xp: Any) -> Array:
-    """Forward substitution by halves."""
-    size = factor.shape[-1]
-    if size == 1:
-        return b / factor
-    half = size // 2
-    top = _substitute(factor[..., :half, :half], b[..., :half, :], xp=xp)
-    rest = b[..., half:, :] - matmul(factor[..., half:, :half], top, xp=xp)
-    bottom = _substitute(factor[..., half:, half:], rest, xp=xp)
-    batch = bottom.shape[:-2]
-    return xp.concat([xp.broadcast_to(top, (*batch, *top.shape[-2:])), bottom], axis=-2)
-
-
 def eye_mask(size: int, like: Array, *, xp: Any) -> Array:
     """Boolean identity matrix on the device of ``like``."""
     index = xp.arange(size, device=device_of(like, xp=xp))
     return index[:, None] == index[None, :]
 
 
-def below_mask(size: int, like: Array, *, xp: Any) -> Array:
-    """Boolean matrix, true strictly below the diagonal, on the device of ``like``."""
-    index = xp.arange(size, device=device_of(like, xp=xp))
-    return index[:, None] > index[None, :]
+def below_mask(like: Array, *, xp: Any) -> Array:
+    """Boolean matrix, true strictly below the diagonal, for the last two axes of ``like`` and on its device."""
+    row, column = (xp.arange(size, device=device_of(like, xp=xp)) for size in like.shape[-2:])
+    return row[:, None] > column[None, :]
 
 
 def identities(size: int, like: Array, *, xp: Any) -> Array:

@@ -20,7 +20,8 @@ from typing import Any
 from ._dense import from_whitened
 from ._formulas import var_spread
 from ._gradients import with_gradient
-from ._linalg import beside, cholesky, eye_mask, identities, matmul, qr, solve_tril, total, total_of_matrix, transpose
+from ._linalg import beside, cholesky, eye_mask, identities, matmul, qr, total, total_of_matrix, transpose
+from ._triangular import solve_tril
 
 Array = Any
 

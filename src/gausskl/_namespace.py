@@ -242,10 +242,20 @@ def can_be_read(array: Array) -> bool:
     return name != "torch" or array.device.type == "cpu"
 
 
+def is_differentiated(array: Array) -> bool:
+    """Whether torch follows an eager array for a gradient or a directional derivative."""
+    if library_of(array) != "torch":
+        return False
+    import torch
+
+    forward = torch.autograd.forward_ad.unpack_dual(array).tangent is not None
+    return bool(array.requires_grad and torch.is_grad_enabled()) or forward
+
+
 def _torch_is_eager(tensor: Array) -> bool:
     import torch
 
-    if torch.compiler.is_compiling() or tensor.device.type == "meta":
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.device.type == "meta":
         return False
     plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
     return plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)

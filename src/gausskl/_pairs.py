@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from . import _dense, _formulas
+from . import _choice, _dense, _formulas
 from ._checks import asymmetry
 from ._gradients import Formula
 from ._linalg import cholesky, same_shape, sizes, total
 from ._low_rank import low_rank
 from ._namespace import device_of
+from ._triangular import Triangle
 
 Array = Any
 
@@ -101,9 +102,9 @@ def ready(spread: Spread, arrays: list[Array], d: int, given: Any, *, xp: Any) -
     if keyword == "packed_tril":
         return "tril", [_dense.lower_factor(_unpack(arrays[0], d, packing, xp=xp), xp=xp)]
     if keyword == "scale_tril":
-        return "tril", [_dense.lower_factor(arrays[0], xp=xp)]
+        return "tril", [_choice.lower_factor(arrays[0], xp=xp)]
     if keyword in ("cov", "precision"):
-        return keyword, [_dense.symmetric(arrays[0], asymmetry(given, xp=xp), xp=xp)]
+        return keyword, [_choice.symmetric(arrays[0], asymmetry(given, xp=xp), xp=xp)]
     *factor, diagonal = arrays
     factor = [_columns(matrix, max(matrix.shape[-1], 1), xp=xp) for matrix in factor]
     if keyword not in AS_LOG_STD:
@@ -114,21 +115,14 @@ def ready(spread: Spread, arrays: list[Array], d: int, given: Any, *, xp: Any) -
 def _dense_pair(delta: Array, p: tuple[str, list[Array]], q: tuple[str, list[Array]], *, xp: Any) -> Array:
     """Divergence of a pair with a dense side, from the difference of the means and the two spreads."""
     if p[0] == q[0] == "precision":
-        side_p, side_q = _dense.Side("tril", None, q[1][0]), _dense.Side("tril", cholesky(p[1][0], xp=xp), p[1][0])
+        side_p, side_q = _side("cov", q[1], xp=xp), _ready_to_solve(_side("cov", p[1], xp=xp), xp=xp)
         root = cholesky(q[1][0], xp=xp)
-        spread = _dense.from_difference(q[1][0] - p[1][0], side_p, side_q, xp=xp)
-        return spread + _dense.mean_part_of_precision(delta, root, xp=xp)
-    p, q = _without_precision(*p, xp=xp), _without_precision(*q, xp=xp)
-    side_p, side_q = _side(*p, xp=xp), _side(*q, xp=xp)
-    if side_q.scale is None:
-        side_q = side_q._replace(scale=cholesky(side_q.cov, xp=xp))
+        return _choice.from_covariances(side_p, side_q, xp=xp) + _dense.mean_part_of_precision(delta, root, xp=xp)
+    side_p = _side(*_without_precision(*p, xp=xp), xp=xp)
+    side_q = _ready_to_solve(_side(*_without_precision(*q, xp=xp), xp=xp), xp=xp)
     if side_p.cov is None and side_q.cov is None:
         return _dense.FROM_FACTORS[side_p.kind, side_q.kind](side_p.scale, side_q.scale, delta, xp=xp)
-    if side_p.cov is not None and not (p[0] == "low_rank" and q[0] == "cov"):
-        difference = _dense.MINUS[q[0]](side_p.cov, *q[1], xp=xp)
-    else:
-        difference = -_dense.MINUS[p[0]](side_q.cov, *p[1], xp=xp)
-    return _dense.from_difference(difference, side_p, side_q, delta, xp=xp)
+    return _choice.from_covariances(side_p, side_q, xp=xp) + _dense.mean_part(delta, side_q, xp=xp)
 
 
 def _without_precision(kind: str, arrays: list[Array], *, xp: Any) -> tuple[str, list[Array]]:
@@ -138,13 +132,21 @@ def _without_precision(kind: str, arrays: list[Array], *, xp: Any) -> tuple[str,
 
 
 def _side(kind: str, arrays: list[Array], *, xp: Any) -> _dense.Side:
+    given = kind, tuple(arrays)
     if kind == "tril":
-        return _dense.Side("tril", arrays[0])
+        return _dense.Side("tril", arrays[0], None, *given)
     if kind == "cov":
-        return _dense.Side("tril", None, arrays[0])
+        return _dense.Side("tril", None, arrays[0], *given)
     if kind == "low_rank":
-        return _dense.Side("tril", None, _dense.covariance_of_low_rank(*arrays, xp=xp))
-    return _dense.Side("std", as_std(kind, arrays[0], xp=xp))
+        return _dense.Side("tril", None, _dense.covariance_of_low_rank(*arrays, xp=xp), *given)
+    return _dense.Side("std", as_std(kind, arrays[0], xp=xp), None, *given)
+
+
+def _ready_to_solve(side: _dense.Side, *, xp: Any) -> _dense.Side:
+    if side.kind == "std":
+        return side
+    factor = cholesky(side.cov, xp=xp) if side.scale is None else side.scale
+    return side._replace(scale=Triangle(factor, xp=xp))
 
 
 def as_std(kind: str, spread: Array, *, xp: Any) -> Array:
