@@ -17,7 +17,7 @@ from ._lanes import BYTES, I64, Lanes, fma, where
 from ._matrices import any_of, only_if, where_number
 from ._sides import Side, Space
 from ._terms import gap, outside
-from ._tiles import Factor, Load, Tile, cholesky, solve
+from ._tiles import Factor, Load, Tile, cholesky, solve, solve_vector
 from ._transfer import Source
 from ._wide import Number, Wide, difference, less_product
 
@@ -85,13 +85,8 @@ class Pair:
             a.store(a.constant(0.0), at(i))
         if self.swapped:
             return self._from_root(at)
-        factor, zero = self.q.factor, a.constant(0.0)
-        with a.each(0, self.n) as i:
-            (rest,) = a.fold(
-                0, i, [a.load(at(i))], lambda k, s: [a.less_product(s[0], factor.tile(i, k), a.load(at(k)))]
-            )
-            a.store(rest * factor.reciprocal(i), at(i))
-        (half,) = a.fold(0, self.n, [zero], lambda i, s: [a.plus_product(s[0], a.load(at(i)), a.load(at(i)))])
+        solve_vector(self.q.factor, self.z)
+        (half,) = a.fold(0, self.n, [a.constant(0.0)], lambda i, s: [a.plus_product(s[0], a.load(at(i)), a.load(at(i)))])
         return a.constant(0.5) * half
 
     def _from_root(self, at: Any) -> Number:
@@ -175,7 +170,7 @@ class Pair:
         """Blocks of cov_p - cov_q, without rounding anything that is larger."""
         p, q = self.p, self.q
         if self.has_cov(p) and self.has_cov(q):
-            return lambda i, j: less(p.cov.load(i, j), q.cov.load(i, j))
+            return lambda i, j: less(p.cov.load_symmetric(i, j), q.cov.load_symmetric(i, j))
         if self.has_cov(p):
             self._minus(p, q, -1.0)
         else:
@@ -185,15 +180,12 @@ class Pair:
     def _minus(self, matrix: Side, other: Side, sign: float) -> None:
         """The covariance of one side less that of the other one, which is a factor or a diagonal."""
         a, x = self.a, self.x
-        with a.each(0, self.n) as i:
-            if other.is_diagonal:
-                with a.each(0, self.n) as j:
-                    x.put(self._signed(matrix.cov(i, j), sign), i, j)
-            else:
-                with a.each(0, a.plus(i, 1)) as j:
-                    value = self._signed(self._minus_product(matrix.cov(i, j), other.factor.tile, i, j), sign)
-                    x.put(value, i, j)
-                    x.put(value, j, i)
+        with a.each(0, self.n) as i, a.each(0, a.plus(i, 1)) as j:
+            value = matrix.cov(i, j)
+            if not other.is_diagonal:
+                value = self._minus_product(value, other.factor.tile, i, j)
+            x.put(self._signed(value, sign), i, j)
+            x.put(self._signed(value, sign), j, i)
         if other.is_diagonal:
             with a.each(0, self.d) as i:
                 var = _matrices.variance(a, other.raw, other.keyword, i)

@@ -41,7 +41,8 @@ def _stream(builder: Any, value: Any, address: Any, bits: int) -> None:
     stored.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
 
 
-def _prefetch(builder: Any, address: Any) -> None:
+def prefetch(builder: Any, address: Any) -> None:
+    """Ask for memory that will be read soon. The address may be any."""
     byte = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
@@ -119,7 +120,7 @@ def elementwise(formula: Callable[..., Any], bits: int, streaming: bool = False)
             builder.store(builder.or_(builder.load(marks), mark.value), marks)
 
         def load(address: Any) -> Any:
-            _prefetch(builder, builder.add(address, I64(AHEAD)))
+            prefetch(builder, builder.add(address, I64(AHEAD)))
             return _load(builder, address, kind, bits)
 
         whole = _whole(builder, count, lanes)

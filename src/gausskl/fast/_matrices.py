@@ -52,22 +52,34 @@ def _fill(tile: Tile, d: Value) -> None:
 
 
 def symmetric(raw: Value, tile: Tile, d: Value, bits: int, flaws: Flaws, flipped: bool = False) -> None:
-    """The whole matrix, its rounding-level asymmetry averaged; ``flipped`` turns it upside down and left to right."""
+    """The lower triangle, rounding-level asymmetry averaged; ``flipped`` turns all upside down and left to right."""
     a = tile.arithmetic
     b = a.builder
     zero = rounded(a.constant(0.0))
     unequal = cgutils.alloca_once(b, VECTOR)
     b.store(zero.value, unequal)
     entry = _entries(a, raw, d, flipped)
+
+    def below(i: Value, j: Value) -> None:
+        here, there = entry(i, j), entry(j, i)
+        gap = there - here
+        b.store((Lanes(b, 64, b.load(unequal)).as_integers() | gap.size().as_integers()).as_floats().value, unequal)
+        tile.put(difference(here, -(0.5 * gap)) if a.wide else here + 0.5 * gap, i, j)
+
+    size = tile.block
+    full = d if tile.n == size else b.mul(b.sdiv(d, I64(size)), I64(size))
+    with tile.blocks(0, full) as i:
+        with a.each(0, i, size) as j:
+            for r in range(size):
+                for c in range(size):
+                    below(a.index(a.plus(i, r)), a.index(a.plus(j, c)))
+        for r in range(size):
+            for c in range(r):
+                below(a.index(a.plus(i, r)), a.index(a.plus(i, c)))
+    if tile.n != size:
+        with a.each(full, d) as i, a.each(0, i) as j:
+            below(i, j)
     with a.each(0, d) as i:
-        with a.each(0, i) as j:
-            here, there = entry(i, j), entry(j, i)
-            gap = there - here
-            size = gap.as_integers() & (2**63 - 1)
-            b.store((Lanes(b, 64, b.load(unequal)).as_integers() | size).as_floats().value, unequal)
-            mean = difference(here, -(0.5 * gap)) if a.wide else here + 0.5 * gap
-            tile.put(mean, i, j)
-            tile.put(mean, j, i)
         tile.put(a.of(entry(i, i)), i, i)
     _fill(tile, d)
     some = any_of(b, Lanes(b, 64, b.load(unequal)).nonzero())

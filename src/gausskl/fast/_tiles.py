@@ -62,6 +62,19 @@ class Tile(NamedTuple):
         rows, a = range(self.block), self.arithmetic
         return [[self(a.plus(i, r), a.plus(j, c)) for c in rows] for r in rows]
 
+    def load_symmetric(self, i: Index, j: Index) -> list[list[Number]]:
+        """The block of a symmetric matrix of which only the lower triangle is there."""
+        a, b = self.arithmetic, self.arithmetic.builder
+        i, j = a.index(i), a.index(j)
+        above, not_below = b.icmp_signed("<", i, j), b.icmp_signed("<=", i, j)
+
+        def entry(r: int, c: int) -> Number:
+            turned = above if c <= r else not_below
+            row, column = a.plus(i, r), a.plus(j, c)
+            return self(b.select(turned, column, row), b.select(turned, row, column))
+
+        return [[entry(r, c) for c in range(self.block)] for r in range(self.block)]
+
     def store(self, block: list[list[Number]], i: Index, j: Index) -> None:
         """Set a block."""
         a = self.arithmetic
@@ -193,6 +206,28 @@ def _solve(by: Factor, x: Load, into: Tile, part: str, triangular: bool) -> None
         with into.blocks(start, stop) as j:
             block = less_products(x(i, j), by.tile, into.mT, i, j, j if triangular else 0, i)
             into.store(_left_solved(block, by, i), i, j)
+
+
+def solve_vector(by: Factor, x: Value) -> None:
+    """L^-1 x in the place of a vector x."""
+    tile, a = by.tile, by.tile.arithmetic
+
+    def at(i: Index, r: int = 0) -> Value:
+        return a.builder.add(x, a.index(a.times(a.plus(i, r), a.size)))
+
+    rows = range(tile.block)
+    with tile.blocks() as i:
+
+        def step(k: Index, block: list[Number], i: Index = i) -> list[Number]:
+            z = a.load(at(k))
+            return [a.less_product(block[r], tile(a.plus(i, r), k), z) for r in rows]
+
+        block = a.fold(0, i, [a.load(at(i, r)) for r in rows], step)
+        for r in rows:
+            for k in range(r):
+                block[r] = a.less_product(block[r], block[k], tile(a.plus(i, r), a.plus(i, k)))
+            block[r] = block[r] * by.reciprocal(a.plus(i, r))
+            a.store(block[r], at(i, r))
 
 
 def solve_transposed(by: Factor, x: Tile, into: Tile) -> None:

@@ -9,6 +9,7 @@ from numba.core import cgutils
 
 from ._arithmetic import LANES, VECTOR, Arithmetic, Value
 from ._lanes import BYTES, FLOAT, I32, I64, Lanes
+from ._loops import prefetch
 
 MASK = ir.VectorType(ir.IntType(1), LANES)
 
@@ -57,6 +58,8 @@ def _read(a: Arithmetic, source: Source, first: Value, left: Value, sizes: list[
         with then:
             whole = b.and_(count, I64(-LANES))
             with a.each(0, whole, LANES) as m:
+                for row in rows:
+                    prefetch(b, b.add(row, b.add(b.mul(m, I64(size)), b.mul(source.by_row, I64(LANES)))))
                 _read_chunk(a, source.bits, rows, m, None, target)
             with b.if_then(b.icmp_signed("<", whole, count)):
                 _read_chunk(a, source.bits, rows, whole, mask(b, b.sub(count, whole)), target)
