@@ -1,0 +1,186 @@
+"""Products of small matrices: the one loop in which a low-rank pair spends its time, and what follows it.
+
+A matrix lies by rows, each of them a whole number of vectors long and filled up with zeros. What is computed is always
+X Y^T, a table of dot products of rows: vectors run along the rows, sixteen sums (eight without AVX-512) stay in
+registers, and each vector that is loaded serves four of them. The order of the additions depends on the sizes alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ._lanes import FLOAT, I64
+from ._loops import _load, _store, vector32
+
+WIDE = 8  # numbers by which rows grow
+COLUMNS = 4
+
+OPTIONS = {"error_model": "numpy", "nogil": True}
+
+
+def _has_wide_vectors(context: Any) -> bool:
+    return "+avx512f" in context.codegen().magic_tuple()[2]
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    kind = a.type
+    name = f"llvm.fmuladd.v{kind.count}f64"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+    return builder.call(function, [a, b, c])
+
+
+def _sums(builder: Any, four: list[Any]) -> Any:
+    """The sums over the lanes of four vectors, as a vector of four."""
+
+    def both(a: Any, b: Any, step: int) -> Any:
+        """Neighbouring groups of ``step`` lanes of each vector added, those of a and b in turn."""
+        lanes = a.type.count
+        first = [k for k in range(lanes) if not k & step]
+        order = [k + lanes * other for g in range(0, len(first), step) for other in (0, 1) for k in first[g : g + step]]
+        low, high = (ir.Constant(vector32(lanes), [k + extra for k in order]) for extra in (0, step))
+        return builder.fadd(builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high))
+
+    total = both(both(four[0], four[1], 1), both(four[2], four[3], 1), 2)
+    if total.type.count == 8:
+        low, high = (ir.Constant(vector32(4), list(range(k, k + 4))) for k in (0, 4))
+        total = builder.fadd(builder.shuffle_vector(total, total, low), builder.shuffle_vector(total, total, high))
+    return total
+
+
+@functools.cache
+def _block(rows: int | None) -> Any:
+    """Function ``(x, y, stride, count, out, out_stride) -> rows``: add to ``out`` a block of X Y^T.
+
+    The block has four columns and so many rows; as many as there are registers for if ``rows`` is None.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, y, stride, count, out, out_stride = args
+        lanes = 8 if _has_wide_vectors(context) else 4
+        height = rows or (4 if lanes == 8 else 2)
+        kind = ir.VectorType(FLOAT[64], lanes)
+        zero = ir.Constant(kind, [0.0] * lanes)
+        sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(COLUMNS)] for _ in range(height)]
+        for place in (place for row in sums for place in row):
+            builder.store(zero, place)
+        starts = [
+            [builder.add(base, builder.mul(stride, I64(k))) for k in range(size)]
+            for base, size in ((x, height), (y, COLUMNS))
+        ]
+        with cgutils.for_range_slice(builder, I64(0), count, I64(lanes)) as (index, _):
+            at = builder.mul(index, I64(8))
+            left, right = ([_load(builder, builder.add(start, at), kind, 64) for start in side] for side in starts)
+            for a, row in zip(left, sums, strict=True):
+                for b, place in zip(right, row, strict=True):
+                    builder.store(_fma(builder, a, b, builder.load(place)), place)
+        for k, row in enumerate(sums):
+            four = _sums(builder, [builder.load(place) for place in row])
+            place = builder.add(out, builder.mul(out_stride, I64(k)))
+            _store(builder, builder.fadd(_load(builder, place, four.type, 64), four), place, 64)
+        return I64(height)
+
+    @intrinsic
+    def block(context, x, y, stride, count, out, out_stride):  # type: ignore[no-untyped-def]
+        return types.int64(x, y, stride, count, out, out_stride), generate
+
+    return block
+
+
+@intrinsic
+def _not_inline(context):  # type: ignore[no-untyped-def]
+    """Keep the function that calls this from being copied into its callers."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+_tall, _flat = _block(None), _block(1)
+
+
+@njit(**OPTIONS)
+def products(x, x_rows, y, y_rows, stride, count, out, out_stride, lower):  # type: ignore[no-untyped-def]
+    """Add X Y^T to ``out``; with ``lower``, at least what is on and below its diagonal.
+
+    Addresses and strides are in bytes; numbers of rows are multiples of four, or ``x_rows`` is 1.
+    """
+    _not_inline()
+    if x_rows == 1:
+        for j in range(0, y_rows, 4):
+            _flat(x, y + j * stride, stride, count, out + 8 * j, out_stride)
+        return
+    i = 0
+    while i < x_rows:
+        height = 0
+        for j in range(0, min(i + 4, y_rows) if lower else y_rows, 4):
+            height = _tall(x + i * stride, y + j * stride, stride, count, out + i * out_stride + 8 * j, out_stride)
+        i += height
+
+
+@njit(**OPTIONS)
+def mirror(work, matrix, n, size):  # type: ignore[no-untyped-def]
+    """Copy what is below the diagonal above it."""
+    for i in range(n):
+        for j in range(i):
+            work[matrix + j * size + i] = work[matrix + i * size + j]
+
+
+@njit(**OPTIONS)
+def inner(work, a, b, n, size):  # type: ignore[no-untyped-def]
+    """Sum of a_ij b_ij, and of their sizes."""
+    total, mass = 0.0, 0.0
+    for i in range(n):
+        for j in range(n):
+            term = work[a + i * size + j] * work[b + i * size + j]
+            total += term
+            mass += abs(term)
+    return total, mass
+
+
+@njit(**OPTIONS)
+def cholesky(work, matrix, factor, pivots, n, size):  # type: ignore[no-untyped-def]
+    """Lower factor of I + matrix. The pivots are 1 + ``pivots``; returned is the least share of its entry in one.
+
+    NaN if the matrix is not positive definite.
+    """
+    _not_inline()
+    least = 1.0
+    for i in range(n):
+        for j in range(i + 1):
+            value = work[matrix + i * size + j]
+            for k in range(j):
+                value -= work[factor + i * size + k] * work[factor + j * size + k]
+            if j < i:
+                work[factor + i * size + j] = value / work[factor + j * size + j]
+            else:
+                if not 1.0 + value > 0.0:
+                    return np.nan
+                work[pivots + i] = value
+                work[factor + i * size + i] = np.sqrt(1.0 + value)
+                least = min(least, (1.0 + value) / (1.0 + work[matrix + i * size + i]))
+    return least
+
+
+@njit(**OPTIONS)
+def inverse(work, factor, result, turned, n, size):  # type: ignore[no-untyped-def]
+    """Inverse of a lower factor into zeros, and its transpose into others."""
+    _not_inline()
+    for i in range(n):
+        row = result + i * size
+        scale = 1.0 / work[factor + i * size + i]
+        for k in range(i):
+            value = -work[factor + i * size + k] * scale
+            for j in range(k + 1):
+                work[row + j] += value * work[result + k * size + j]
+        work[row + i] = scale
+        for j in range(i + 1):
+            work[turned + j * size + i] = work[row + j]
