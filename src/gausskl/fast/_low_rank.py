@@ -30,16 +30,14 @@ from numba.core import cgutils
 
 from . import _loops
 from ._lanes import Lanes, fma
-from ._loops import address_of
-from ._products import OPTIONS, WIDE, cholesky, inner, inverse, mirror, products
+from ._loops import address_of, strides_of
+from ._products import OPTIONS, WIDE, along, cholesky, clear, inner, inverse, mirror, products, turned
 from ._terms import _gap, _outside
 
 CHUNK = 256  # dimensions at a time
-TILES = 12  # vectors of one number per dimension
+VECTORS = 17  # vectors of one number per dimension
 PANELS = 6
-MATRICES = 5  # sums over the dimensions; the small matrices made of them take the place of the panels
-TEMPORARY = 8
-SAMPLE = 64  # dimensions that tell which form to try first
+MATRICES = 11  # five sums over the dimensions, and what is made of them
 TRUSTED = {64: 2.0**17, 32: 2.0**24}  # mass over divergence: 2^-53 times this is the error
 
 
@@ -51,29 +49,31 @@ def _sqrt(x: Lanes) -> Lanes:
     return x._new(x.builder.call(function, [x.value]))
 
 
-def _none(x: Lanes) -> Lanes:
-    return x.as_integers() & 0
-
-
 def _per_dimension(mean_p: Lanes, var_p: Lanes, mean_q: Lanes, var_q: Lanes) -> tuple[Lanes, ...]:
-    """G(c_p, c_q), 1/sqrt(c_q), delta/sqrt(c_q), 1 + x, 1/(1 + x), x, y, s and t."""
+    """1/sqrt(c_q), delta/sqrt(c_q) and its square, 1 + x, 1/(1 + x), y, s, t, and G(c_p, c_q)."""
     inverse = 1.0 / var_q
     x, ratio, error = (var_p - var_q) * inverse, var_p * inverse, fma(-inverse, var_q, 1.0)
     x, ratio = fma(x, error, x), fma(ratio, error, ratio)
-    weight, s = _sqrt(inverse), _sqrt(ratio)
+    weight, s, reciprocal = _sqrt(inverse), _sqrt(ratio), 1.0 / ratio
     apart = (mean_p - mean_q) * weight
     marks = _outside(ratio) | _outside(var_q)
-    return _gap(x, ratio), weight, apart, ratio, 1.0 / ratio, x, x / ratio, s, x / (1.0 + s), marks
+    return weight, apart, apart * apart, ratio, reciprocal, x * reciprocal, s, x / (1.0 + s), _gap(x, ratio), marks
 
 
-def _near_panels(a: Lanes, c: Lanes, y: Lanes, s: Lanes, t: Lanes) -> tuple[Lanes, ...]:
-    """B, y B, and the two factors of J."""
-    b = a + c
-    return b, y * b, fma(-t, a, c), y * fma(s, a, b), _none(a)
+def _whitened(f_q: Lanes, f_p: Lanes, weight: Lanes, *squares: Lanes) -> tuple[Any, ...]:
+    """A, B and C, and the sums of their squares."""
+    parts = f_q * weight, f_p * weight, (f_p - f_q) * weight
+    return *parts, *[fma(part, part, square) for part, square in zip(parts, squares, strict=True)], None
 
 
-def _weighted(a: Lanes, weight: Lanes) -> tuple[Lanes, Lanes]:
-    return a * weight, _none(a)
+def _near_panels(a: Lanes, b: Lanes, c: Lanes, y: Lanes, s: Lanes, t: Lanes) -> tuple[Any, ...]:
+    """y B, and the two factors of J."""
+    return y * b, fma(-t, a, c), y * fma(s, a, b), None
+
+
+def _far_panels(a: Lanes, b: Lanes, ratio: Lanes, reciprocal: Lanes) -> tuple[Any, ...]:
+    """(1 + x) A and (1 + x)^-1 B."""
+    return a * ratio, b * reciprocal, None
 
 
 def _excess(u: Lanes) -> tuple[Lanes, Lanes]:
@@ -89,38 +89,7 @@ def work_size(d: int, r_p: int, r_q: int) -> int:
     """How many float64 numbers of scratch a kernel needs for these sizes."""
     rank = max(r_p, r_q, 1)
     chunk, size = min(CHUNK, _up(d, WIDE)), _up(rank, WIDE)
-    own = max(PANELS * _up(rank, 4) * (chunk + WIDE), TEMPORARY * size * size)
-    return WIDE + TILES * chunk + 4 * size + MATRICES * size * size + own
-
-
-@njit(**OPTIONS)
-def _fill(factor, i, first, wide, rank, work, weight, panel, stride):  # type: ignore[no-untyped-def]
-    """Columns of a factor as rows, divided by the roots."""
-    for j in range(wide):
-        scale = work[weight + j]
-        for k in range(rank):
-            work[panel + k * stride + j] = scale * np.float64(factor[i, first + j, k])
-
-
-@njit(**OPTIONS)
-def _fill_difference(factor_p, factor_q, i_p, i_q, first, wide, r_p, r_q, work, weight, panel, stride):  # type: ignore[no-untyped-def]
-    """The same for the difference of two factors, where the narrower one has zeros for what it lacks."""
-    both = min(r_p, r_q)
-    for j in range(wide):
-        scale = work[weight + j]
-        for k in range(both):
-            change = np.float64(factor_p[i_p, first + j, k]) - np.float64(factor_q[i_q, first + j, k])
-            work[panel + k * stride + j] = scale * change
-        for k in range(both, r_p):
-            work[panel + k * stride + j] = scale * np.float64(factor_p[i_p, first + j, k])
-        for k in range(both, r_q):
-            work[panel + k * stride + j] = -scale * np.float64(factor_q[i_q, first + j, k])
-
-
-@njit(**OPTIONS)
-def _clear(work, first, count):  # type: ignore[no-untyped-def]
-    for k in range(first, first + count):
-        work[k] = 0.0
+    return WIDE + VECTORS * chunk + 3 * size + MATRICES * size * size + PANELS * _up(rank, 4) * (chunk + WIDE)
 
 
 @functools.cache
@@ -130,241 +99,190 @@ def kernel(bits: int) -> Any:
     Means and diagonals have shape (n or 1, d or 1), factors (n or 1, d, r), ``out`` (n,); ``work`` is scratch of
     :func:`work_size` numbers. A row that is not trusted, or not finite, becomes NaN.
     """
-    per_dimension, near_panels = _loops.elementwise(_per_dimension, 64), _loops.elementwise(_near_panels, 64)
-    weighted, excess, total = _loops.elementwise(_weighted, 64), _loops.elementwise(_excess, 64), _loops.total(64)
-    trusted = TRUSTED[bits]
+    per_dimension, whitened, near_panels, far_panels = (
+        along(formula) for formula in (_per_dimension, _whitened, _near_panels, _far_panels)
+    )
+    excess, total, transpose = along(_excess), _loops.total(64), turned(bits)
+    get, put, read = _loops.get(64), _loops.put(64), _loops.get(bits)
+    trusted, most = TRUSTED[bits], CHUNK
     number = _loops.NUMBER[bits]
     unsigned = types.uint64
-    tiles_count, panels_count, matrices_count, temporary_count = TILES, PANELS, MATRICES, TEMPORARY
 
     @njit(**OPTIONS)
-    def tile(array, i, first, wide, count, filler, work, target):  # type: ignore[no-untyped-def]
-        row = i if array.shape[0] > 1 else 0
-        if array.shape[1] > 1:
-            for j in range(wide):
-                work[target + j] = array[row, first + j]
-        else:
-            for j in range(wide):
-                work[target + j] = array[row, 0]
-        for j in range(wide, count):
-            work[target + j] = filler
-
-    @njit(**OPTIONS)
-    def resembles(work, at, tiles, panels, panel, wide, count, stride, r, matrices):  # type: ignore[no-untyped-def]
-        """Whether the first dimensions look like those of a pair for the second form."""
+    def tile(base, strides, i, first, wide, count, filler, target):  # type: ignore[no-untyped-def]
+        by_row, step = strides
+        source = base + i * by_row + first * step
         for j in range(wide):
-            if not -0.5 <= work[tiles + j] <= 1.0:
-                return False
-        _clear(work, matrices, 8)
-        for k in range(r):
-            for m in range(2):
-                row = at + 8 * (panels + m * panel + k * stride)
-                products(row, 1, row, 4, 0, count, at + 8 * (matrices + 4 * m), 0, False)
-        size, change = work[matrices], work[matrices + 4]
-        return change <= max(1.0, 0.25 * size)
+            put(float(read(source + j * step)), target + 8 * j)
+        for j in range(wide, count):
+            put(filler, target + 8 * j)
 
     @njit(**OPTIONS)
-    def near_sum(work, at, sums, small, size, r, r4, gap_sum):  # type: ignore[no-untyped-def]
-        """The second form and its mass, from A^T A, C^T A, C^T C, B^T y B and J."""
-        k0, turned, square, by_y, j = sums, sums + size * size, sums + 2 * size * size, sums + 3 * size * size, sums + 4 * size * size
-        step = size * size
-        factor, low, high, inv = small, small + step, small + 2 * step, small + 3 * step
-        first, second, pivots, found = small + 4 * step, small + 5 * step, small + 6 * step, small + 7 * step
-        row = 8 * size
-        largest = work[found]
-        _clear(work, small, 7 * step)
-        share = cholesky(work, k0, factor, pivots, r, size)
-        if not share > 0.0:
-            return np.nan, np.nan, share, low
-        inverse(work, factor, low, high, r, size)
-        products(at + 8 * high, r4, at + 8 * high, r4, row, size, at + 8 * inv, row, False)
-        # tr(C^T P C) - tr(K^-1 C^T C) = tr(K^-1 A^T A C^T C) - |L^-1 A^T C|^2
-        products(at + 8 * inv, r4, at + 8 * k0, r4, row, size, at + 8 * first, row, False)
-        outside, outside_mass = inner(work, first, square, r, size)
-        products(at + 8 * low, r4, at + 8 * turned, r4, row, size, at + 8 * second, row, False)
-        inside, _ = inner(work, second, second, r, size)
-        cross, cross_mass = inner(work, inv, j, r, size)
-        moved, _ = inner(work, inv, square, r, size)
-        for i in range(r):
-            for m in range(r):
-                there, back = turned + i * size + m, turned + m * size + i
-                here = i * size + m
-                work[factor + here] = (work[there] + work[back]) + (work[square + here] - work[by_y + here])
-        _clear(work, first, 2 * step)
-        products(at + 8 * low, r4, at + 8 * factor, r4, row, size, at + 8 * first, row, False)
-        products(at + 8 * first, r4, at + 8 * low, r4, row, size, at + 8 * second, row, False)
-        _clear(work, factor, step)
-        if not cholesky(work, second, factor, pivots, r, size) > 0.0:
-            return np.nan, np.nan, share, low
-        marks = excess((at + 8 * pivots,), (at + 8 * first,), r)
-        if unsigned(marks) >> unsigned(62):
-            return np.nan, np.nan, share, low
-        curved, steep, below = 0.0, 0.0, 0.0
-        for i in range(r):
-            curved += work[first + i]
-            steep += abs(work[pivots + i]) / (1.0 + work[pivots + i])
-            for m in range(i):
-                below += work[factor + i * size + m] * work[factor + i * size + m]
-        curved += below
-        moved = np.sqrt(max(moved, 0.0))
-        pieces = moved * (2.0 + moved) + largest * (1.0 + moved) * (1.0 + moved)
-        value = gap_sum + curved + (outside - inside) + cross
-        mass = gap_sum + curved + outside_mass + inside + cross_mass + pieces * (steep + np.sqrt(below))
-        return value, mass, share, low
-
-    @njit(**OPTIONS)
-    def far_sum(work, at, sums, small, size, r_p, r_q, r4_p, r4_q, gap_sum):  # type: ignore[no-untyped-def]
-        """The first form and its mass, from A^T A, B^T A, B^T (1 + x)^-1 B and A^T (1 + x) A."""
-        step = size * size
-        k0, turned, own, spread = sums, sums + step, sums + 2 * step, sums + 3 * step
-        factor, low, high, inv = small, small + step, small + 2 * step, small + 3 * step
-        first, pivots, found = small + 4 * step, small + 6 * step, small + 7 * step
-        row = 8 * size
-        length = work[found + 1]
-        _clear(work, small, 7 * step)
-        share_p = cholesky(work, own, factor, pivots, r_p, size)
-        if not share_p > 0.0:
-            return np.nan, np.nan, share_p, low
-        log_p, log_q = 0.0, 0.0
-        for i in range(r_p):
-            log_p += math.log(work[factor + i * size + i])
-        share = cholesky(work, k0, factor, pivots, r_q, size)
-        if not share > 0.0:
-            return np.nan, np.nan, share, low
-        for i in range(r_q):
-            log_q += math.log(work[factor + i * size + i])
-        inverse(work, factor, low, high, r_q, size)
-        products(at + 8 * high, r4_q, at + 8 * high, r4_q, row, size, at + 8 * inv, row, False)
-        products(at + 8 * low, r4_q, at + 8 * turned, r4_p, row, size, at + 8 * first, row, False)
-        inside, _ = inner(work, first, first, max(r_p, r_q), size)
-        trace, trace_mass = inner(work, inv, spread, r_q, size)
-        value = gap_sum + (length - inside) - trace + 2.0 * (log_q - log_p)
-        mass = gap_sum + length + trace_mass + 2.0 * (abs(log_q) + abs(log_p))
-        return value, mass, min(share, share_p), low
-
-    @njit(**OPTIONS)
-    def divergence(mean_p, factor_p, diag_p, mean_q, factor_q, diag_q, i, work, near):  # type: ignore[no-untyped-def]
-        """Twice the divergence of a row, NaN if it is not trusted, and which form it came from.
-
-        ``near`` says which form to use: 1 and 0, or -1 to be found out.
-        """
+    def low_rank(mean_p, factor_p, diag_p, mean_q, factor_q, diag_q, out, work, first_row, last_row):  # type: ignore[no-untyped-def]
         d, r_p, r_q = factor_p.shape[1], factor_p.shape[2], factor_q.shape[2]
-        i_p, i_q = i if factor_p.shape[0] > 1 else 0, i if factor_q.shape[0] > 1 else 0
         r = max(r_p, r_q)
         r4, r4_p, r4_q = (r + 3) // 4 * 4, (r_p + 3) // 4 * 4, (r_q + 3) // 4 * 4
         size = max((r + 7) // 8 * 8, 8)
-        chunk = min(256, (d + 7) // 8 * 8)
-        stride = chunk + 8
-        row, line = 8 * size, 8 * stride
-        at = address_of(work)
-        tiles = (64 - at % 64) // 8 % 8
-        vectors = tiles + tiles_count * chunk
-        sums = vectors + 4 * size
-        step = size * size
-        panels = sums + matrices_count * step
-        panel = r4 * stride
-        a, c, b, weighted_b, e, f = panels, panels + panel, panels + 2 * panel, panels + 3 * panel, panels + 4 * panel, panels + 5 * panel
-        gap, weight, apart = tiles + 4 * chunk, tiles + 5 * chunk, tiles + 6 * chunk
-        ratio, reciprocal, x = tiles + 7 * chunk, tiles + 8 * chunk, tiles + 9 * chunk
-        y, s, t = tiles + 10 * chunk, tiles + 11 * chunk, tiles + 0 * chunk
-        gap_sum, mean_sum, length, largest = 0.0, 0.0, 0.0, 0.0
-        _clear(work, vectors, 4 * size + matrices_count * step)
-        _clear(work, panels, panels_count * panel)
-        for first in range(0, d, chunk):
-            wide = min(chunk, d - first)
-            count = (wide + 7) // 8 * 8
-            if count < chunk and first > 0:
-                _clear(work, panels, panels_count * panel)
-            tile(mean_p, i, first, wide, count, 0.0, work, tiles)
-            tile(diag_p, i, first, wide, count, 1.0, work, tiles + chunk)
-            tile(mean_q, i, first, wide, count, 0.0, work, tiles + 2 * chunk)
-            tile(diag_q, i, first, wide, count, 1.0, work, tiles + 3 * chunk)
-            here = at + 8 * tiles
-            marks = per_dimension(
-                (here, here + 8 * chunk, here + 16 * chunk, here + 24 * chunk),
-                (at + 8 * gap, at + 8 * weight, at + 8 * apart, at + 8 * ratio, at + 8 * reciprocal, at + 8 * x, at + 8 * y, at + 8 * s, at + 8 * t),
-                count,
-            )
-            if unsigned(marks) >> unsigned(62):
-                return np.nan, np.nan, 0
-            gap_sum += total(at + 8 * gap, count)
-            _fill(factor_q, i_q, first, wide, r_q, work, weight, a, stride)
-            if near != 0:
-                _fill_difference(factor_p, factor_q, i_p, i_q, first, wide, r_p, r_q, work, weight, c, stride)
-            if near < 0:
-                sample = min(count, 64)
-                near = 1 if resembles(work, at, x, a, panel, min(wide, 64), sample, stride, r, vectors) else 0
-                _clear(work, vectors, 8)
-            products(at + 8 * a, r4_q, at + 8 * a, r4_q, line, count, at + 8 * sums, row, True)
-            if near:
-                for k in range(r):
-                    move = 8 * k * stride
-                    near_panels(
-                        (at + 8 * a + move, at + 8 * c + move, at + 8 * y, at + 8 * s, at + 8 * t),
-                        (at + 8 * b + move, at + 8 * weighted_b + move, at + 8 * e + move, at + 8 * f + move),
+        parts = (d + most - 1) // most
+        chunk = ((d + parts - 1) // parts + 7) // 8 * 8
+        # Addresses of everything.
+        vector, line, row = 8 * chunk, 8 * (chunk + 8), 8 * size
+        at_p, at_q = address_of(factor_p), address_of(factor_q)
+        given = (address_of(work) + 63) // 64 * 64
+        weight, apart, apart2, ratio = given + 4 * vector, given + 5 * vector, given + 6 * vector, given + 7 * vector
+        reciprocal, y, s, t = given + 8 * vector, given + 9 * vector, given + 10 * vector, given + 11 * vector
+        gap, squares = given + 12 * vector, given + 13 * vector
+        mean = given + 16 * vector
+        pivots, logs = mean + row, mean + 2 * row
+        step = size * row
+        k0 = mean + 3 * row
+        cross, own, spread, mixed = k0 + step, k0 + 2 * step, k0 + 3 * step, k0 + 4 * step
+        factor, low, high, inv = k0 + 5 * step, k0 + 6 * step, k0 + 7 * step, k0 + 8 * step
+        one, two = k0 + 9 * step, k0 + 10 * step
+        a = k0 + 11 * step
+        panel = r4 * line
+        b, c, e, f, g = a + panel, a + 2 * panel, a + 3 * panel, a + 4 * panel, a + 5 * panel
+        clear(a, 6 * r4 * (chunk + 8))
+        not_finite = 0
+        for i in range(first_row, last_row):
+            i_p, i_q = i if factor_p.shape[0] > 1 else 0, i if factor_q.shape[0] > 1 else 0
+            form, value = -1, np.nan  # not known yet, or 1 for the near form and 0 for the far one
+            for _ in range(2):
+                gaps, means, length, largest = 0.0, 0.0, 0.0, 0.0
+                clear(mean, 3 * size + 11 * size * size)
+                marks = 0
+                for first in range(0, d, chunk):
+                    wide = min(chunk, d - first)
+                    count = (wide + 7) // 8 * 8
+                    tile(address_of(mean_p), strides_of(mean_p), i, first, wide, count, 0.0, given)
+                    tile(address_of(diag_p), strides_of(diag_p), i, first, wide, count, 1.0, given + vector)
+                    tile(address_of(mean_q), strides_of(mean_q), i, first, wide, count, 0.0, given + 2 * vector)
+                    tile(address_of(diag_q), strides_of(diag_q), i, first, wide, count, 1.0, given + 3 * vector)
+                    marks |= per_dimension(
+                        (given, given + vector, given + 2 * vector, given + 3 * vector),
+                        (weight, apart, apart2, ratio, reciprocal, y, s, t, gap),
                         count,
                     )
-                products(at + 8 * c, r4, at + 8 * a, r4_q, line, count, at + 8 * (sums + step), row, False)
-                products(at + 8 * c, r4, at + 8 * c, r4, line, count, at + 8 * (sums + 2 * step), row, True)
-                products(at + 8 * b, r4, at + 8 * weighted_b, r4, line, count, at + 8 * (sums + 3 * step), row, True)
-                products(at + 8 * e, r4, at + 8 * f, r4, line, count, at + 8 * (sums + 4 * step), row, False)
-                for j in range(count):
-                    largest = max(largest, abs(work[y + j]))
-            else:
-                _fill(factor_p, i_p, first, wide, r_p, work, weight, b, stride)
-                products(at + 8 * b, r4_p, at + 8 * a, r4_q, line, count, at + 8 * (sums + step), row, False)
-                for k in range(r_p):
-                    move = 8 * k * stride
-                    weighted((at + 8 * b + move, at + 8 * reciprocal), (at + 8 * c + move,), count)
-                    products(at + 8 * b + move, 1, at + 8 * b + move, 4, 0, count, at + 8 * vectors, 0, False)
-                products(at + 8 * b, r4_p, at + 8 * c, r4_p, line, count, at + 8 * (sums + 2 * step), row, True)
-                for k in range(r_q):
-                    move = 8 * k * stride
-                    weighted((at + 8 * a + move, at + 8 * ratio), (at + 8 * e + move,), count)
-                products(at + 8 * a, r4_q, at + 8 * e, r4_q, line, count, at + 8 * (sums + 3 * step), row, True)
-                length = work[vectors]
-            products(at + 8 * apart, 1, at + 8 * a, r4_q, line, count, at + 8 * (vectors + size), row, False)
-            weighted((at + 8 * apart, at + 8 * apart), (at + 8 * gap,), count)
-            mean_sum += total(at + 8 * gap, count)
-        for k in range(matrices_count):
-            if k != 1 and not (near == 1 and k == 4):
-                mirror(work, sums + k * step, r, size)
-        if near:
-            work[panels + 7 * step] = largest
-            value, mass, share, low = near_sum(work, at, sums, panels, size, r, r4, gap_sum)
-        else:
-            work[panels + 7 * step + 1] = length
-            value, mass, share, low = far_sum(work, at, sums, panels, size, r_p, r_q, r4_p, r4_q, gap_sum)
-        inside = 0.0
-        for k in range(r_q):
-            along = 0.0
-            for j in range(k + 1):
-                along += work[low + k * size + j] * work[vectors + size + j]
-            inside += along * along
-        value += mean_sum - inside
-        mass += mean_sum
-        if not (mass <= share * trusted * value and value < np.inf):
-            return np.nan, mass, near
-        return value, mass, near
+                    gaps += total(gap, count)
+                    means += total(apart2, count)
+                    for j in range(count):
+                        largest = max(largest, abs(get(y + 8 * j)))
+                    by = factor_q.strides
+                    transpose(at_q + i_q * by[0] + first * by[1], by[1], by[2], wide, r_q, a, line)
+                    by = factor_p.strides
+                    transpose(at_p + i_p * by[0] + first * by[1], by[1], by[2], wide, r_p, b, line)
+                    clear(squares, 3 * chunk)
+                    square_a, square_b, square_c = squares, squares + vector, squares + 2 * vector
+                    for k in range(r):
+                        ka, kb, kc = a + k * line, b + k * line, c + k * line
+                        for j in range(wide, count):
+                            put(0.0, ka + 8 * j)
+                            put(0.0, kb + 8 * j)
+                        if k >= r_q:
+                            clear(ka, count)
+                        if k >= r_p:
+                            clear(kb, count)
+                        whitened(
+                            (ka, kb, weight, square_a, square_b, square_c),
+                            (ka, kb, kc, square_a, square_b, square_c),
+                            count,
+                        )
+                    length += total(square_b, count)
+                    if form < 0:
+                        change = total(square_c, count)
+                        form = 1 if largest <= 0.5 and change <= max(1.0, 0.25 * total(square_a, count)) else 0
+                    for k in range(r):
+                        ka, kb, kc = a + k * line, b + k * line, c + k * line
+                        if form:
+                            near_panels((ka, kb, kc, y, s, t), (e + k * line, f + k * line, g + k * line), count)
+                        else:
+                            far_panels((ka, kb, ratio, reciprocal), (e + k * line, f + k * line), count)
+                    products(a, r4_q, a, r4_q, line, count, k0, row, True)
+                    products(apart, 1, a, r4_q, line, count, mean, row, False)
+                    if form:
+                        products(c, r4, a, r4_q, line, count, cross, row, False)
+                        products(c, r4, c, r4, line, count, own, row, True)
+                        products(b, r4_p, e, r4_p, line, count, spread, row, True)
+                        products(f, r4, g, r4, line, count, mixed, row, False)
+                    else:
+                        products(b, r4_p, a, r4_q, line, count, cross, row, False)
+                        products(b, r4_p, f, r4_p, line, count, own, row, True)
+                        products(a, r4_q, e, r4_q, line, count, spread, row, True)
+                if unsigned(marks) >> unsigned(62):
+                    break  # out of range
 
-    @njit(**OPTIONS)
-    def low_rank(mean_p, factor_p, diag_p, mean_q, factor_q, diag_q, out, work, first, last):  # type: ignore[no-untyped-def]
-        not_finite = 0
-        for i in range(first, last):
-            near = -1
-            for _ in range(2):
-                value, _mass, near = divergence(mean_p, factor_p, diag_p, mean_q, factor_q, diag_q, i, work, near)
-                if value == value:
+                mirror(k0, r, row)
+                mirror(own, r, row)
+                mirror(spread, r, row)
+                value, mass = gaps, gaps
+                share = 1.0
+                if not form:
+                    share = cholesky(own, factor, pivots, r_p, row)
+                    log_det = 0.0
+                    for k in range(r_p):
+                        log_det += math.log(get(factor + k * (row + 8)))
+                    value -= 2.0 * log_det
+                    mass += 2.0 * log_det
+                    clear(factor, size * size)
+                share = min(share, cholesky(k0, factor, pivots, r, row))
+                inverse(factor, low, high, r, row)
+                products(high, r4, high, r4, row, size, inv, row, False)
+                products(low, r4, cross, r4, row, size, one, row, False)
+                inside, _ = inner(one, one, r, row)
+                if form:
+                    # tr(C^T P C) - tr(K^-1 C^T C) = tr(K^-1 A^T A C^T C) - |L^-1 A^T C|^2
+                    products(inv, r4, k0, r4, row, size, two, row, False)
+                    outside, outside_mass = inner(two, own, r, row)
+                    third, third_mass = inner(inv, mixed, r, row)
+                    moved = math.sqrt(max(inner(inv, own, r, row)[0], 0.0))
+                    clear(one, 2 * size * size)
+                    for k in range(r):
+                        for j in range(r):
+                            here, there = k * row + 8 * j, j * row + 8 * k
+                            both = get(cross + here) + get(cross + there)
+                            put(both + (get(own + here) - get(spread + here)), high + here)
+                    products(low, r4, high, r4, row, size, one, row, False)
+                    products(one, r4, low, r4, row, size, two, row, False)
+                    positive = cholesky(two, factor, pivots, r, row) > 0.0
+                    marks |= excess((pivots,), (logs,), size)
+                    if not positive or unsigned(marks) >> unsigned(62):
+                        form, value = 0, np.nan
+                        continue
+                    steep, below = 0.0, 0.0
+                    for k in range(r):
+                        value += get(logs + 8 * k)
+                        steep += abs(get(pivots + 8 * k)) / (1.0 + get(pivots + 8 * k))
+                        for j in range(k):
+                            below += get(factor + k * row + 8 * j) ** 2
+                    value += below
+                    mass = value + outside_mass + inside + third_mass
+                    mass += (moved * (2.0 + moved) + largest * (1.0 + moved) ** 2) * (steep + math.sqrt(below))
+                    value += (outside - inside) + third
+                else:
+                    log_det = 0.0
+                    for k in range(r):
+                        log_det += math.log(get(factor + k * (row + 8)))
+                    trace, trace_mass = inner(inv, spread, r, row)
+                    value += (length - inside) - trace + 2.0 * log_det
+                    mass += length + trace_mass + 2.0 * log_det
+                for k in range(r_q):
+                    along_q = 0.0
+                    for j in range(k + 1):
+                        along_q += get(low + k * row + 8 * j) * get(mean + 8 * j)
+                    means -= along_q * along_q
+                    mass += along_q * along_q
+                value += means
+                mass += abs(means)
+                if mass <= share * trusted * value and value < np.inf:
                     break
-                near = 1 - near
+                form, value = 1 - form, np.nan
             out[i] = 0.5 * value
             if not abs(out[i]) < np.inf:
                 not_finite += 1
         return not_finite
 
-    vector = types.Array(number, 2, "A", readonly=True)
-    matrix = types.Array(number, 3, "A", readonly=True)
+    vectors = types.Array(number, 2, "A", readonly=True)
+    factors = types.Array(number, 3, "A", readonly=True)
     written, scratch = types.Array(number, 1, "A"), types.Array(types.float64, 1, "C")
-    return low_rank, types.int64(
-        vector, matrix, vector, vector, matrix, vector, written, scratch, types.int64, types.int64
-    )
+    arguments = vectors, factors, vectors, vectors, factors, vectors, written, scratch
+    return low_rank, types.int64(*arguments, types.int64, types.int64)

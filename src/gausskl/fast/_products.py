@@ -8,6 +8,8 @@ registers, and each vector that is loaded serves four of them. The order of the 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._lanes import FLOAT, I64
+from . import _loops
+from ._lanes import BYTES, FLOAT, I64, Lanes, vector
 from ._loops import _load, _store, vector32
 
 WIDE = 8  # numbers by which rows grow
@@ -107,6 +110,82 @@ def _not_inline(context):  # type: ignore[no-untyped-def]
 _tall, _flat = _block(None), _block(1)
 
 
+@functools.cache
+def along(formula: Callable[..., Any]) -> Any:
+    """As ``_loops.elementwise`` for whole vectors of float64 that are in a cache already."""
+    kind, integers, lanes = vector(FLOAT[64]), vector(I64), BYTES // 8
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        inputs, outputs, count = args
+        sources, targets = cgutils.unpack_tuple(builder, inputs), cgutils.unpack_tuple(builder, outputs)
+        marks = cgutils.alloca_once_value(builder, ir.Constant(integers, [0] * lanes))
+        with cgutils.for_range_slice(builder, I64(0), count, I64(lanes)) as (index, _):
+            at = builder.mul(index, I64(8))
+            values = [Lanes(builder, 64, _load(builder, builder.add(source, at), kind, 64)) for source in sources]
+            *results, mark = formula(*values)
+            for result, target in zip(results, targets, strict=True):
+                _store(builder, result.value, builder.add(target, at), 64)
+            if mark is not None:
+                builder.store(builder.or_(builder.load(marks), mark.value), marks)
+        name = f"llvm.vector.reduce.or.v{lanes}i64"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I64, [integers]), name)
+        return builder.call(function, [builder.load(marks)])
+
+    @intrinsic
+    def function(context, inputs, outputs, count):  # type: ignore[no-untyped-def]
+        return types.int64(inputs, outputs, count), generate
+
+    return function
+
+
+@functools.cache
+def _turn(bits: int) -> Any:
+    """Function ``(source, source_stride, target, target_stride)``: four rows of four numbers become float64 columns."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, source_stride, target, target_stride = args
+        narrow, kind = (ir.VectorType(FLOAT[size], 4) for size in (bits, 64))
+        rows = []
+        for k in range(4):
+            row = _load(builder, builder.add(source, builder.mul(source_stride, I64(k))), narrow, bits)
+            rows.append(row if bits == 64 else builder.fpext(row, kind))
+
+        def pick(a: Any, b: Any, order: list[int]) -> Any:
+            return builder.shuffle_vector(a, b, ir.Constant(vector32(4), order))
+
+        pairs = [pick(a, b, order) for a, b in (rows[:2], rows[2:]) for order in ([0, 4, 2, 6], [1, 5, 3, 7])]
+        columns = [pick(pairs[k], pairs[k + 2], order) for order in ([0, 1, 4, 5], [2, 3, 6, 7]) for k in (0, 1)]
+        for k, column in enumerate(columns):
+            _store(builder, column, builder.add(target, builder.mul(target_stride, I64(k))), 64)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def turn(context, source, source_stride, target, target_stride):  # type: ignore[no-untyped-def]
+        return types.void(source, source_stride, target, target_stride), generate
+
+    return turn
+
+
+@functools.cache
+def turned(bits: int) -> Any:
+    """Function ``(base, strides, rows, columns, target, stride)``: the transpose of a matrix, in float64."""
+    turn, get, put = _turn(bits), _loops.get(bits), _loops.put(64)
+    size = bits // 8
+
+    @njit(**OPTIONS)
+    def transpose(base, by_row, by_column, rows, columns, target, stride):  # type: ignore[no-untyped-def]
+        _not_inline()
+        fast = columns // 4 * 4 if by_column == size else 0
+        for i in range(0, rows // 4 * 4, 4):
+            for k in range(0, fast, 4):
+                turn(base + i * by_row + k * by_column, by_row, target + k * stride + 8 * i, stride)
+        for i in range(rows):
+            for k in range(fast if i < rows // 4 * 4 else 0, columns):
+                put(float(get(base + i * by_row + k * by_column)), target + k * stride + 8 * i)
+
+    return transpose
+
+
 @njit(**OPTIONS)
 def products(x, x_rows, y, y_rows, stride, count, out, out_stride, lower):  # type: ignore[no-untyped-def]
     """Add X Y^T to ``out``; with ``lower``, at least what is on and below its diagonal.
@@ -119,68 +198,81 @@ def products(x, x_rows, y, y_rows, stride, count, out, out_stride, lower):  # ty
             _flat(x, y + j * stride, stride, count, out + 8 * j, out_stride)
         return
     i = 0
-    while i < x_rows:
+    while i < x_rows and y_rows > 0:
         height = 0
         for j in range(0, min(i + 4, y_rows) if lower else y_rows, 4):
             height = _tall(x + i * stride, y + j * stride, stride, count, out + i * out_stride + 8 * j, out_stride)
         i += height
 
 
+_get, _put = _loops.get(64), _loops.put(64)
+
+
 @njit(**OPTIONS)
-def mirror(work, matrix, n, size):  # type: ignore[no-untyped-def]
+def clear(place, count):  # type: ignore[no-untyped-def]
+    """Write zeros."""
+    for k in range(count):
+        _put(0.0, place + 8 * k)
+
+
+@njit(**OPTIONS)
+def mirror(matrix, n, row):  # type: ignore[no-untyped-def]
     """Copy what is below the diagonal above it."""
     for i in range(n):
         for j in range(i):
-            work[matrix + j * size + i] = work[matrix + i * size + j]
+            _put(_get(matrix + i * row + 8 * j), matrix + j * row + 8 * i)
 
 
 @njit(**OPTIONS)
-def inner(work, a, b, n, size):  # type: ignore[no-untyped-def]
+def inner(a, b, n, row):  # type: ignore[no-untyped-def]
     """Sum of a_ij b_ij, and of their sizes."""
     total, mass = 0.0, 0.0
     for i in range(n):
         for j in range(n):
-            term = work[a + i * size + j] * work[b + i * size + j]
+            term = _get(a + i * row + 8 * j) * _get(b + i * row + 8 * j)
             total += term
             mass += abs(term)
     return total, mass
 
 
 @njit(**OPTIONS)
-def cholesky(work, matrix, factor, pivots, n, size):  # type: ignore[no-untyped-def]
-    """Lower factor of I + matrix. The pivots are 1 + ``pivots``; returned is the least share of its entry in one.
+def cholesky(matrix, factor, pivots, n, row):  # type: ignore[no-untyped-def]
+    """Lower factor of I + matrix. Its pivots are 1 + ``pivots``; returned is the least share of its entry in one.
 
     NaN if the matrix is not positive definite.
     """
     _not_inline()
     least = 1.0
     for i in range(n):
+        here = factor + i * row
         for j in range(i + 1):
-            value = work[matrix + i * size + j]
+            there = factor + j * row
+            entry = _get(matrix + i * row + 8 * j)
+            value = entry
             for k in range(j):
-                value -= work[factor + i * size + k] * work[factor + j * size + k]
+                value -= _get(here + 8 * k) * _get(there + 8 * k)
             if j < i:
-                work[factor + i * size + j] = value / work[factor + j * size + j]
+                _put(value / _get(there + 8 * j), here + 8 * j)
             else:
                 if not 1.0 + value > 0.0:
                     return np.nan
-                work[pivots + i] = value
-                work[factor + i * size + i] = np.sqrt(1.0 + value)
-                least = min(least, (1.0 + value) / (1.0 + work[matrix + i * size + i]))
+                _put(value, pivots + 8 * i)
+                _put(math.sqrt(1.0 + value), here + 8 * i)
+                least = min(least, (1.0 + value) / (1.0 + entry))
     return least
 
 
 @njit(**OPTIONS)
-def inverse(work, factor, result, turned, n, size):  # type: ignore[no-untyped-def]
-    """Inverse of a lower factor into zeros, and its transpose into others."""
+def inverse(factor, result, transposed, n, row):  # type: ignore[no-untyped-def]
+    """Inverse of a lower factor, and its transpose, both into zeros."""
     _not_inline()
     for i in range(n):
-        row = result + i * size
-        scale = 1.0 / work[factor + i * size + i]
+        here = result + i * row
+        scale = 1.0 / _get(factor + i * row + 8 * i)
         for k in range(i):
-            value = -work[factor + i * size + k] * scale
+            value = -_get(factor + i * row + 8 * k) * scale
             for j in range(k + 1):
-                work[row + j] += value * work[result + k * size + j]
-        work[row + i] = scale
+                _put(_get(here + 8 * j) + value * _get(result + k * row + 8 * j), here + 8 * j)
+        _put(scale, here + 8 * i)
         for j in range(i + 1):
-            work[turned + j * size + i] = work[row + j]
+            _put(_get(here + 8 * j), transposed + j * row + 8 * i)
