@@ -25,7 +25,10 @@ from numba.core.runtime import rtsys
 from numba.misc import appdirs
 
 DIGEST = 32
-SOURCES = ("_kernels.py", "_lanes.py", "_loops.py", "_terms.py", "_disk.py", "../_series.py")
+SOURCES = (
+    *("_kernels.py", "_lanes.py", "_loops.py", "_low_rank.py", "_products.py", "_terms.py", "_disk.py"),
+    "../_series.py",
+)
 
 
 class Cache:

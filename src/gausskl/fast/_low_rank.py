@@ -25,20 +25,21 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 
 from . import _loops
+from ._kernels import _compiled
 from ._lanes import Lanes, fma
 from ._loops import address_of, strides_of
-from ._products import OPTIONS, WIDE, along, cholesky, clear, inner, inverse, mirror, products, turned
+from ._products import WIDE, along, cholesky, clear, inner, inverse, mirror, products, turned
 from ._terms import _gap, _outside
 
 CHUNK = 256  # dimensions at a time
-VECTORS = 17  # vectors of one number per dimension
+VECTORS = 15  # vectors of one number per dimension
 PANELS = 6
 MATRICES = 11  # five sums over the dimensions, and what is made of them
-TRUSTED = {64: 2.0**17, 32: 2.0**24}  # mass over divergence: 2^-53 times this is the error
+TRUSTED = {64: 2.0**12, 32: 2.0**24}  # mass over divergence: 2^-53 times this is the error
 
 
 def _sqrt(x: Lanes) -> Lanes:
@@ -60,20 +61,24 @@ def _per_dimension(mean_p: Lanes, var_p: Lanes, mean_q: Lanes, var_q: Lanes) -> 
     return weight, apart, apart * apart, ratio, reciprocal, x * reciprocal, s, x / (1.0 + s), _gap(x, ratio), marks
 
 
-def _whitened(f_q: Lanes, f_p: Lanes, weight: Lanes, *squares: Lanes) -> tuple[Any, ...]:
-    """A, B and C, and the sums of their squares."""
-    parts = f_q * weight, f_p * weight, (f_p - f_q) * weight
-    return *parts, *[fma(part, part, square) for part, square in zip(parts, squares, strict=True)], None
+def _sizes(f_q: Lanes, f_p: Lanes, weight: Lanes, size: Lanes, change: Lanes) -> tuple[Any, ...]:
+    """Sums of the squares of A and of C, to tell near pairs from others."""
+    a, c = f_q * weight, (f_p - f_q) * weight
+    return fma(a, a, size), fma(c, c, change), None
 
 
-def _near_panels(a: Lanes, b: Lanes, c: Lanes, y: Lanes, s: Lanes, t: Lanes) -> tuple[Any, ...]:
-    """y B, and the two factors of J."""
-    return y * b, fma(-t, a, c), y * fma(s, a, b), None
+def _near_panels(f_q: Lanes, f_p: Lanes, weight: Lanes, y: Lanes, s: Lanes, t: Lanes) -> tuple[Any, ...]:
+    """A, B, C, y B, and the two factors of J."""
+    a, b, c = f_q * weight, f_p * weight, (f_p - f_q) * weight
+    return a, b, c, y * b, fma(-t, a, c), y * fma(s, a, b), None
 
 
-def _far_panels(a: Lanes, b: Lanes, ratio: Lanes, reciprocal: Lanes) -> tuple[Any, ...]:
-    """(1 + x) A and (1 + x)^-1 B."""
-    return a * ratio, b * reciprocal, None
+def _far_panels(
+    f_q: Lanes, f_p: Lanes, weight: Lanes, ratio: Lanes, reciprocal: Lanes, square: Lanes
+) -> tuple[Any, ...]:
+    """A, B, (1 + x) A, (1 + x)^-1 B, and the sum of the squares of B."""
+    a, b = f_q * weight, f_p * weight
+    return a, b, a * ratio, b * reciprocal, fma(b, b, square), None
 
 
 def _excess(u: Lanes) -> tuple[Lanes, Lanes]:
@@ -99,8 +104,8 @@ def kernel(bits: int) -> Any:
     Means and diagonals have shape (n or 1, d or 1), factors (n or 1, d, r), ``out`` (n,); ``work`` is scratch of
     :func:`work_size` numbers. A row that is not trusted, or not finite, becomes NaN.
     """
-    per_dimension, whitened, near_panels, far_panels = (
-        along(formula) for formula in (_per_dimension, _whitened, _near_panels, _far_panels)
+    per_dimension, sizes, near_panels, far_panels = (
+        along(formula) for formula in (_per_dimension, _sizes, _near_panels, _far_panels)
     )
     excess, total, transpose = along(_excess), _loops.total(64), turned(bits)
     get, put, read = _loops.get(64), _loops.put(64), _loops.get(bits)
@@ -108,7 +113,7 @@ def kernel(bits: int) -> Any:
     number = _loops.NUMBER[bits]
     unsigned = types.uint64
 
-    @njit(**OPTIONS)
+    @_compiled(bits)
     def tile(base, strides, i, first, wide, count, filler, target):  # type: ignore[no-untyped-def]
         by_row, step = strides
         source = base + i * by_row + first * step
@@ -117,7 +122,7 @@ def kernel(bits: int) -> Any:
         for j in range(wide, count):
             put(filler, target + 8 * j)
 
-    @njit(**OPTIONS)
+    @_compiled(bits)
     def low_rank(mean_p, factor_p, diag_p, mean_q, factor_q, diag_q, out, work, first_row, last_row):  # type: ignore[no-untyped-def]
         d, r_p, r_q = factor_p.shape[1], factor_p.shape[2], factor_q.shape[2]
         r = max(r_p, r_q)
@@ -132,7 +137,7 @@ def kernel(bits: int) -> Any:
         weight, apart, apart2, ratio = given + 4 * vector, given + 5 * vector, given + 6 * vector, given + 7 * vector
         reciprocal, y, s, t = given + 8 * vector, given + 9 * vector, given + 10 * vector, given + 11 * vector
         gap, squares = given + 12 * vector, given + 13 * vector
-        mean = given + 16 * vector
+        mean = given + 15 * vector
         pivots, logs = mean + row, mean + 2 * row
         step = size * row
         k0 = mean + 3 * row
@@ -171,32 +176,37 @@ def kernel(bits: int) -> Any:
                     transpose(at_q + i_q * by[0] + first * by[1], by[1], by[2], wide, r_q, a, line)
                     by = factor_p.strides
                     transpose(at_p + i_p * by[0] + first * by[1], by[1], by[2], wide, r_p, b, line)
-                    clear(squares, 3 * chunk)
-                    square_a, square_b, square_c = squares, squares + vector, squares + 2 * vector
                     for k in range(r):
-                        ka, kb, kc = a + k * line, b + k * line, c + k * line
                         for j in range(wide, count):
-                            put(0.0, ka + 8 * j)
-                            put(0.0, kb + 8 * j)
+                            put(0.0, a + k * line + 8 * j)
+                            put(0.0, b + k * line + 8 * j)
                         if k >= r_q:
-                            clear(ka, count)
+                            clear(a + k * line, count)
                         if k >= r_p:
-                            clear(kb, count)
-                        whitened(
-                            (ka, kb, weight, square_a, square_b, square_c),
-                            (ka, kb, kc, square_a, square_b, square_c),
-                            count,
-                        )
-                    length += total(square_b, count)
+                            clear(b + k * line, count)
+                    clear(squares, 2 * chunk)
                     if form < 0:
-                        change = total(square_c, count)
-                        form = 1 if largest <= 0.5 and change <= max(1.0, 0.25 * total(square_a, count)) else 0
+                        other = squares + vector
+                        for k in range(r):
+                            sizes((a + k * line, b + k * line, weight, squares, other), (squares, other), count)
+                        change = total(other, count)
+                        form = 1 if largest <= 0.5 and change <= max(1.0, 0.25 * total(squares, count)) else 0
+                        clear(squares, chunk)
                     for k in range(r):
-                        ka, kb, kc = a + k * line, b + k * line, c + k * line
+                        move = k * line
                         if form:
-                            near_panels((ka, kb, kc, y, s, t), (e + k * line, f + k * line, g + k * line), count)
+                            near_panels(
+                                (a + move, b + move, weight, y, s, t),
+                                (a + move, b + move, c + move, e + move, f + move, g + move),
+                                count,
+                            )
                         else:
-                            far_panels((ka, kb, ratio, reciprocal), (e + k * line, f + k * line), count)
+                            far_panels(
+                                (a + move, b + move, weight, ratio, reciprocal, squares),
+                                (a + move, b + move, e + move, f + move, squares),
+                                count,
+                            )
+                    length += total(squares, count)
                     products(a, r4_q, a, r4_q, line, count, k0, row, True)
                     products(apart, 1, a, r4_q, line, count, mean, row, False)
                     if form:
@@ -218,6 +228,7 @@ def kernel(bits: int) -> Any:
                 share = 1.0
                 if not form:
                     share = cholesky(own, factor, pivots, r_p, row)
+                    mass += r + r_p  # a logarithm of a number near 1 is right to a unit, not to a share of itself
                     log_det = 0.0
                     for k in range(r_p):
                         log_det += math.log(get(factor + k * (row + 8)))
@@ -234,7 +245,10 @@ def kernel(bits: int) -> Any:
                     products(inv, r4, k0, r4, row, size, two, row, False)
                     outside, outside_mass = inner(two, own, r, row)
                     third, third_mass = inner(inv, mixed, r, row)
-                    moved = math.sqrt(max(inner(inv, own, r, row)[0], 0.0))
+                    moved, aligned = math.sqrt(max(inner(inv, own, r, row)[0], 0.0)), 0.0
+                    for k in range(r):
+                        aligned += get(two + k * (row + 8))
+                    aligned = math.sqrt(min(max(aligned, 0.0), 1.0))
                     clear(one, 2 * size * size)
                     for k in range(r):
                         for j in range(r):
@@ -256,7 +270,8 @@ def kernel(bits: int) -> Any:
                             below += get(factor + k * row + 8 * j) ** 2
                     value += below
                     mass = value + outside_mass + inside + third_mass
-                    mass += (moved * (2.0 + moved) + largest * (1.0 + moved) ** 2) * (steep + math.sqrt(below))
+                    terms = moved * (2.0 * aligned + moved) + largest * (aligned + moved) ** 2
+                    mass += terms * (steep + math.sqrt(below))
                     value += (outside - inside) + third
                 else:
                     log_det = 0.0

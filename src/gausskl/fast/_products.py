@@ -19,13 +19,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import _loops
+from ._kernels import OPTIONS, _compiled
 from ._lanes import BYTES, FLOAT, I64, Lanes, vector
 from ._loops import _load, _store, vector32
 
 WIDE = 8  # numbers by which rows grow
 COLUMNS = 4
-
-OPTIONS = {"error_model": "numpy", "nogil": True}
 
 
 def _has_wide_vectors(context: Any) -> bool:
@@ -172,7 +171,7 @@ def turned(bits: int) -> Any:
     turn, get, put = _turn(bits), _loops.get(bits), _loops.put(64)
     size = bits // 8
 
-    @njit(**OPTIONS)
+    @_compiled(bits)
     def transpose(base, by_row, by_column, rows, columns, target, stride):  # type: ignore[no-untyped-def]
         _not_inline()
         fast = columns // 4 * 4 if by_column == size else 0
