@@ -25,14 +25,14 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 
 from . import _loops
-from ._kernels import _compiled
+from ._kernels import OPTIONS, _compiled
 from ._lanes import Lanes, fma
 from ._loops import address_of, strides_of
-from ._products import WIDE, along, cholesky, clear, inner, inverse, mirror, products, turned
+from ._products import WIDE, along, cholesky, clear, inner, inverse, mirror, not_inlined, products, summed, turned
 from ._terms import _gap, _outside
 
 CHUNK = 256  # dimensions at a time
@@ -107,7 +107,7 @@ def kernel(bits: int) -> Any:
     per_dimension, sizes, near_panels, far_panels = (
         along(formula) for formula in (_per_dimension, _sizes, _near_panels, _far_panels)
     )
-    excess, total, transpose = along(_excess), _loops.total(64), turned(bits)
+    excess, transpose = along(_excess), turned(bits)
     get, put, read = _loops.get(64), _loops.put(64), _loops.get(bits)
     trusted, most = TRUSTED[bits], CHUNK
     number = _loops.NUMBER[bits]
@@ -115,12 +115,84 @@ def kernel(bits: int) -> Any:
 
     @_compiled(bits)
     def tile(base, strides, i, first, wide, count, filler, target):  # type: ignore[no-untyped-def]
+        not_inlined()
         by_row, step = strides
         source = base + i * by_row + first * step
         for j in range(wide):
             put(float(read(source + j * step)), target + 8 * j)
         for j in range(wide, count):
             put(filler, target + 8 * j)
+
+    @njit(**OPTIONS)
+    def prepared(k0, step, pivots, r, row):  # type: ignore[no-untyped-def]
+        """L^-1, its transpose, K^-1 and L^-1 A^T D; D is C or B. Returns the least share of a pivot."""
+        not_inlined()
+        factor, low, high, inv = k0 + 5 * step, k0 + 6 * step, k0 + 7 * step, k0 + 8 * step
+        r4 = (r + 3) // 4 * 4
+        share = cholesky(k0, factor, pivots, r, row)
+        inverse(factor, low, high, r, row)
+        products(high, r4, high, r4, row, row // 8, inv, row, False)
+        products(low, r4, k0 + step, r4, row, row // 8, k0 + 9 * step, row, False)
+        return share
+
+    @njit(**OPTIONS)
+    def near_terms(k0, step, pivots, r, row, largest):  # type: ignore[no-untyped-def]
+        """The second form and its mass, but for the sum over the dimensions."""
+        not_inlined()
+        cross, own, spread, mixed = k0 + step, k0 + 2 * step, k0 + 3 * step, k0 + 4 * step
+        factor, low, change, inv = k0 + 5 * step, k0 + 6 * step, k0 + 7 * step, k0 + 8 * step
+        one, two, logs = k0 + 9 * step, k0 + 10 * step, pivots + row
+        r4, size = (r + 3) // 4 * 4, row // 8
+        # tr(C^T P C) - tr(K^-1 C^T C) = tr(K^-1 A^T A C^T C) - |L^-1 A^T C|^2
+        products(inv, r4, k0, r4, row, size, two, row, False)
+        outside, outside_mass = inner(two, own, r, row)
+        inside, _ = inner(one, one, r, row)
+        third, third_mass = inner(inv, mixed, r, row)
+        moved, aligned = math.sqrt(max(inner(inv, own, r, row)[0], 0.0)), 0.0
+        for k in range(r):
+            aligned += get(two + k * (row + 8))
+            for j in range(r):
+                here, there = k * row + 8 * j, j * row + 8 * k
+                both = get(cross + here) + get(cross + there)
+                put(both + (get(own + here) - get(spread + here)), change + here)
+        aligned = math.sqrt(min(max(aligned, 0.0), 1.0))
+        clear(one, 2 * size * size)
+        products(low, r4, change, r4, row, size, one, row, False)
+        products(one, r4, low, r4, row, size, two, row, False)
+        positive = cholesky(two, factor, pivots, r, row) > 0.0
+        marks = excess((pivots,), (logs,), size)
+        if not positive or unsigned(marks) >> unsigned(62):
+            return np.nan, np.nan
+        curved, steep, below = 0.0, 0.0, 0.0
+        for k in range(r):
+            pivot = get(pivots + 8 * k)
+            curved += get(logs + 8 * k)
+            steep += abs(pivot) / (1.0 + pivot)
+            for j in range(k):
+                entry = get(factor + k * row + 8 * j)
+                below += entry * entry
+        curved += below
+        # What H was added up from, and how an error of H is felt.
+        terms = moved * (2.0 * aligned + moved) + largest * (aligned + moved) * (aligned + moved)
+        mass = curved + outside_mass + inside + third_mass + terms * (steep + math.sqrt(below))
+        return curved + (outside - inside) + third, mass
+
+    @njit(**OPTIONS)
+    def far_terms(k0, step, pivots, r_p, r, row, length):  # type: ignore[no-untyped-def]
+        """The first form and its mass, but for the sum over the dimensions, and the least share of a pivot of p."""
+        not_inlined()
+        own, spread, factor, inv, one = k0 + 2 * step, k0 + 3 * step, k0 + 5 * step, k0 + 8 * step, k0 + 9 * step
+        log_q, log_p = 0.0, 0.0
+        for k in range(r):
+            log_q += math.log(get(factor + k * (row + 8)))
+        share = cholesky(own, factor, pivots, r_p, row)
+        for k in range(r_p):
+            log_p += math.log(get(factor + k * (row + 8)))
+        inside, _ = inner(one, one, r, row)
+        trace, trace_mass = inner(inv, spread, r, row)
+        value = (length - inside) - trace + 2.0 * (log_q - log_p)
+        # A logarithm of a number near 1 is right to a unit in the last place of 1.
+        return value, length + trace_mass + 2.0 * (log_q + log_p) + (r + r_p), share
 
     @_compiled(bits)
     def low_rank(mean_p, factor_p, diag_p, mean_q, factor_q, diag_q, out, work, first_row, last_row):  # type: ignore[no-untyped-def]
@@ -138,12 +210,11 @@ def kernel(bits: int) -> Any:
         reciprocal, y, s, t = given + 8 * vector, given + 9 * vector, given + 10 * vector, given + 11 * vector
         gap, squares = given + 12 * vector, given + 13 * vector
         mean = given + 15 * vector
-        pivots, logs = mean + row, mean + 2 * row
+        pivots = mean + row
         step = size * row
         k0 = mean + 3 * row
         cross, own, spread, mixed = k0 + step, k0 + 2 * step, k0 + 3 * step, k0 + 4 * step
-        factor, low, high, inv = k0 + 5 * step, k0 + 6 * step, k0 + 7 * step, k0 + 8 * step
-        one, two = k0 + 9 * step, k0 + 10 * step
+        low = k0 + 6 * step
         a = k0 + 11 * step
         panel = r4 * line
         b, c, e, f, g = a + panel, a + 2 * panel, a + 3 * panel, a + 4 * panel, a + 5 * panel
@@ -168,8 +239,8 @@ def kernel(bits: int) -> Any:
                         (weight, apart, apart2, ratio, reciprocal, y, s, t, gap),
                         count,
                     )
-                    gaps += total(gap, count)
-                    means += total(apart2, count)
+                    gaps += summed(gap, count)
+                    means += summed(apart2, count)
                     for j in range(count):
                         largest = max(largest, abs(get(y + 8 * j)))
                     by = factor_q.strides
@@ -189,8 +260,8 @@ def kernel(bits: int) -> Any:
                         other = squares + vector
                         for k in range(r):
                             sizes((a + k * line, b + k * line, weight, squares, other), (squares, other), count)
-                        change = total(other, count)
-                        form = 1 if largest <= 0.5 and change <= max(1.0, 0.25 * total(squares, count)) else 0
+                        change = summed(other, count)
+                        form = 1 if largest <= 0.5 and change <= max(1.0, 0.25 * summed(squares, count)) else 0
                         clear(squares, chunk)
                     for k in range(r):
                         move = k * line
@@ -206,7 +277,7 @@ def kernel(bits: int) -> Any:
                                 (a + move, b + move, e + move, f + move, squares),
                                 count,
                             )
-                    length += total(squares, count)
+                    length += summed(squares, count)
                     products(a, r4_q, a, r4_q, line, count, k0, row, True)
                     products(apart, 1, a, r4_q, line, count, mean, row, False)
                     if form:
@@ -224,71 +295,23 @@ def kernel(bits: int) -> Any:
                 mirror(k0, r, row)
                 mirror(own, r, row)
                 mirror(spread, r, row)
-                value, mass = gaps, gaps
-                share = 1.0
-                if not form:
-                    share = cholesky(own, factor, pivots, r_p, row)
-                    mass += r + r_p  # a logarithm of a number near 1 is right to a unit, not to a share of itself
-                    log_det = 0.0
-                    for k in range(r_p):
-                        log_det += math.log(get(factor + k * (row + 8)))
-                    value -= 2.0 * log_det
-                    mass += 2.0 * log_det
-                    clear(factor, size * size)
-                share = min(share, cholesky(k0, factor, pivots, r, row))
-                inverse(factor, low, high, r, row)
-                products(high, r4, high, r4, row, size, inv, row, False)
-                products(low, r4, cross, r4, row, size, one, row, False)
-                inside, _ = inner(one, one, r, row)
+                share = prepared(k0, step, pivots, r, row)
                 if form:
-                    # tr(C^T P C) - tr(K^-1 C^T C) = tr(K^-1 A^T A C^T C) - |L^-1 A^T C|^2
-                    products(inv, r4, k0, r4, row, size, two, row, False)
-                    outside, outside_mass = inner(two, own, r, row)
-                    third, third_mass = inner(inv, mixed, r, row)
-                    moved, aligned = math.sqrt(max(inner(inv, own, r, row)[0], 0.0)), 0.0
-                    for k in range(r):
-                        aligned += get(two + k * (row + 8))
-                    aligned = math.sqrt(min(max(aligned, 0.0), 1.0))
-                    clear(one, 2 * size * size)
-                    for k in range(r):
-                        for j in range(r):
-                            here, there = k * row + 8 * j, j * row + 8 * k
-                            both = get(cross + here) + get(cross + there)
-                            put(both + (get(own + here) - get(spread + here)), high + here)
-                    products(low, r4, high, r4, row, size, one, row, False)
-                    products(one, r4, low, r4, row, size, two, row, False)
-                    positive = cholesky(two, factor, pivots, r, row) > 0.0
-                    marks |= excess((pivots,), (logs,), size)
-                    if not positive or unsigned(marks) >> unsigned(62):
-                        form, value = 0, np.nan
-                        continue
-                    steep, below = 0.0, 0.0
-                    for k in range(r):
-                        value += get(logs + 8 * k)
-                        steep += abs(get(pivots + 8 * k)) / (1.0 + get(pivots + 8 * k))
-                        for j in range(k):
-                            below += get(factor + k * row + 8 * j) ** 2
-                    value += below
-                    mass = value + outside_mass + inside + third_mass
-                    terms = moved * (2.0 * aligned + moved) + largest * (aligned + moved) ** 2
-                    mass += terms * (steep + math.sqrt(below))
-                    value += (outside - inside) + third
+                    value, mass = near_terms(k0, step, pivots, r, row, largest)
                 else:
-                    log_det = 0.0
-                    for k in range(r):
-                        log_det += math.log(get(factor + k * (row + 8)))
-                    trace, trace_mass = inner(inv, spread, r, row)
-                    value += (length - inside) - trace + 2.0 * log_det
-                    mass += length + trace_mass + 2.0 * log_det
+                    value, mass, share_p = far_terms(k0, step, pivots, r_p, r, row, length)
+                    share = min(share, share_p)
+                value += gaps
+                mass += gaps
                 for k in range(r_q):
-                    along_q = 0.0
+                    z = 0.0
                     for j in range(k + 1):
-                        along_q += get(low + k * row + 8 * j) * get(mean + 8 * j)
-                    means -= along_q * along_q
-                    mass += along_q * along_q
+                        z += get(low + k * row + 8 * j) * get(mean + 8 * j)
+                    means -= z * z
+                    mass += z * z
                 value += means
                 mass += abs(means)
-                if mass <= share * trusted * value and value < np.inf:
+                if share > 0.0 and mass <= share * trusted * value and value < np.inf:
                     break
                 form, value = 1 - form, np.nan
             out[i] = 0.5 * value

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -96,7 +95,7 @@ def _block(rows: int | None) -> Any:
 
 
 @intrinsic
-def _not_inline(context):  # type: ignore[no-untyped-def]
+def not_inlined(context):  # type: ignore[no-untyped-def]
     """Keep the function that calls this from being copied into its callers."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -173,7 +172,7 @@ def turned(bits: int) -> Any:
 
     @_compiled(bits)
     def transpose(base, by_row, by_column, rows, columns, target, stride):  # type: ignore[no-untyped-def]
-        _not_inline()
+        not_inlined()
         fast = columns // 4 * 4 if by_column == size else 0
         for i in range(0, rows // 4 * 4, 4):
             for k in range(0, fast, 4):
@@ -191,7 +190,7 @@ def products(x, x_rows, y, y_rows, stride, count, out, out_stride, lower):  # ty
 
     Addresses and strides are in bytes; numbers of rows are multiples of four, or ``x_rows`` is 1.
     """
-    _not_inline()
+    not_inlined()
     if x_rows == 1:
         for j in range(0, y_rows, 4):
             _flat(x, y + j * stride, stride, count, out + 8 * j, out_stride)
@@ -204,19 +203,28 @@ def products(x, x_rows, y, y_rows, stride, count, out, out_stride, lower):  # ty
         i += height
 
 
-_get, _put = _loops.get(64), _loops.put(64)
+_get, _put, _total = _loops.get(64), _loops.put(64), _loops.total(64)
 
 
 @njit(**OPTIONS)
 def clear(place, count):  # type: ignore[no-untyped-def]
     """Write zeros."""
+    not_inlined()
     for k in range(count):
         _put(0.0, place + 8 * k)
 
 
 @njit(**OPTIONS)
+def summed(place, count):  # type: ignore[no-untyped-def]
+    """Sum of numbers."""
+    not_inlined()
+    return _total(place, count)
+
+
+@njit(**OPTIONS)
 def mirror(matrix, n, row):  # type: ignore[no-untyped-def]
     """Copy what is below the diagonal above it."""
+    not_inlined()
     for i in range(n):
         for j in range(i):
             _put(_get(matrix + i * row + 8 * j), matrix + j * row + 8 * i)
@@ -225,6 +233,7 @@ def mirror(matrix, n, row):  # type: ignore[no-untyped-def]
 @njit(**OPTIONS)
 def inner(a, b, n, row):  # type: ignore[no-untyped-def]
     """Sum of a_ij b_ij, and of their sizes."""
+    not_inlined()
     total, mass = 0.0, 0.0
     for i in range(n):
         for j in range(n):
@@ -238,9 +247,9 @@ def inner(a, b, n, row):  # type: ignore[no-untyped-def]
 def cholesky(matrix, factor, pivots, n, row):  # type: ignore[no-untyped-def]
     """Lower factor of I + matrix. Its pivots are 1 + ``pivots``; returned is the least share of its entry in one.
 
-    NaN if the matrix is not positive definite.
+    0 if the matrix is not positive definite.
     """
-    _not_inline()
+    not_inlined()
     least = 1.0
     for i in range(n):
         here = factor + i * row
@@ -254,7 +263,7 @@ def cholesky(matrix, factor, pivots, n, row):  # type: ignore[no-untyped-def]
                 _put(value / _get(there + 8 * j), here + 8 * j)
             else:
                 if not 1.0 + value > 0.0:
-                    return np.nan
+                    return 0.0
                 _put(value, pivots + 8 * i)
                 _put(math.sqrt(1.0 + value), here + 8 * i)
                 least = min(least, (1.0 + value) / (1.0 + entry))
@@ -264,7 +273,7 @@ def cholesky(matrix, factor, pivots, n, row):  # type: ignore[no-untyped-def]
 @njit(**OPTIONS)
 def inverse(factor, result, transposed, n, row):  # type: ignore[no-untyped-def]
     """Inverse of a lower factor, and its transpose, both into zeros."""
-    _not_inline()
+    not_inlined()
     for i in range(n):
         here = result + i * row
         scale = 1.0 / _get(factor + i * row + 8 * i)
