@@ -26,7 +26,8 @@ from numba.misc import appdirs
 
 DIGEST = 32
 SOURCES = (
-    *("_kernels.py", "_lanes.py", "_loops.py", "_low_rank.py", "_products.py", "_terms.py", "_disk.py"),
+    *("_kernels.py", "_lanes.py", "_loops.py", "_low_rank.py", "_low_rank_terms.py"),
+    *("_products.py", "_terms.py", "_disk.py"),
     "../_series.py",
 )
 

@@ -24,66 +24,19 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 
 from . import _loops
+from . import _low_rank_terms as terms
 from ._kernels import OPTIONS, _compiled
-from ._lanes import Lanes, fma
 from ._loops import address_of, strides_of
 from ._products import WIDE, along, cholesky, clear, inner, inverse, mirror, not_inlined, products, summed, turned
-from ._terms import _gap, _outside
 
 CHUNK = 256  # dimensions at a time
 VECTORS = 15  # vectors of one number per dimension
 PANELS = 6
 MATRICES = 11  # five sums over the dimensions, and what is made of them
 TRUSTED = {64: 2.0**12, 32: 2.0**24}  # mass over divergence: 2^-53 times this is the error
-
-
-def _sqrt(x: Lanes) -> Lanes:
-    kind = x.value.type
-    function = cgutils.get_or_insert_function(
-        x.builder.module, ir.FunctionType(kind, [kind]), f"llvm.sqrt.v{kind.count}f{x.bits}"
-    )
-    return x._new(x.builder.call(function, [x.value]))
-
-
-def _per_dimension(mean_p: Lanes, var_p: Lanes, mean_q: Lanes, var_q: Lanes) -> tuple[Lanes, ...]:
-    """1/sqrt(c_q), delta/sqrt(c_q) and its square, 1 + x, 1/(1 + x), y, s, t, and G(c_p, c_q)."""
-    inverse = 1.0 / var_q
-    x, ratio, error = (var_p - var_q) * inverse, var_p * inverse, fma(-inverse, var_q, 1.0)
-    x, ratio = fma(x, error, x), fma(ratio, error, ratio)
-    weight, s, reciprocal = _sqrt(inverse), _sqrt(ratio), 1.0 / ratio
-    apart = (mean_p - mean_q) * weight
-    marks = _outside(ratio) | _outside(var_q)
-    return weight, apart, apart * apart, ratio, reciprocal, x * reciprocal, s, x / (1.0 + s), _gap(x, ratio), marks
-
-
-def _sizes(f_q: Lanes, f_p: Lanes, weight: Lanes, size: Lanes, change: Lanes) -> tuple[Any, ...]:
-    """Sums of the squares of A and of C, to tell near pairs from others."""
-    a, c = f_q * weight, (f_p - f_q) * weight
-    return fma(a, a, size), fma(c, c, change), None
-
-
-def _near_panels(f_q: Lanes, f_p: Lanes, weight: Lanes, y: Lanes, s: Lanes, t: Lanes) -> tuple[Any, ...]:
-    """A, B, C, y B, and the two factors of J."""
-    a, b, c = f_q * weight, f_p * weight, (f_p - f_q) * weight
-    return a, b, c, y * b, fma(-t, a, c), y * fma(s, a, b), None
-
-
-def _far_panels(
-    f_q: Lanes, f_p: Lanes, weight: Lanes, ratio: Lanes, reciprocal: Lanes, square: Lanes
-) -> tuple[Any, ...]:
-    """A, B, (1 + x) A, (1 + x)^-1 B, and the sum of the squares of B."""
-    a, b = f_q * weight, f_p * weight
-    return a, b, a * ratio, b * reciprocal, fma(b, b, square), None
-
-
-def _excess(u: Lanes) -> tuple[Lanes, Lanes]:
-    """u - log1p(u)."""
-    return _gap(u, 1.0 + u), _outside(1.0 + u)
 
 
 def _up(n: int, step: int) -> int:
@@ -104,10 +57,8 @@ def kernel(bits: int) -> Any:
     Means and diagonals have shape (n or 1, d or 1), factors (n or 1, d, r), ``out`` (n,); ``work`` is scratch of
     :func:`work_size` numbers. A row that is not trusted, or not finite, becomes NaN.
     """
-    per_dimension, sizes, near_panels, far_panels = (
-        along(formula) for formula in (_per_dimension, _sizes, _near_panels, _far_panels)
-    )
-    excess, transpose = along(_excess), turned(bits)
+    per_dimension, sizes, excess = along(terms.per_dimension), along(terms.sizes), along(terms.excess)
+    near_panels, far_panels, transpose = along(terms.near_panels), along(terms.far_panels), turned(bits)
     get, put, read = _loops.get(64), _loops.put(64), _loops.get(bits)
     trusted, most = TRUSTED[bits], CHUNK
     number = _loops.NUMBER[bits]
@@ -173,8 +124,8 @@ def kernel(bits: int) -> Any:
                 below += entry * entry
         curved += below
         # What H was added up from, and how an error of H is felt.
-        terms = moved * (2.0 * aligned + moved) + largest * (aligned + moved) * (aligned + moved)
-        mass = curved + outside_mass + inside + third_mass + terms * (steep + math.sqrt(below))
+        pieces = moved * (2.0 * aligned + moved) + largest * (aligned + moved) * (aligned + moved)
+        mass = curved + outside_mass + inside + third_mass + pieces * (steep + math.sqrt(below))
         return curved + (outside - inside) + third, mass
 
     @njit(**OPTIONS)
