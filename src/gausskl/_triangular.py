@@ -46,13 +46,15 @@ class Triangle:
     def _substitute(self, b: Array, start: int, stop: int) -> Array:
         """Forward substitution by halves, down to blocks whose inverses are at hand.
 
-        One step of refinement makes good what an inverse loses against substitution.
+        One step of refinement makes good what an inverse loses against substitution. What overflows stays infinite.
         """
+        xp = self.xp
         if stop - start <= BASE:
             block, inverse = self.blocks[start // BASE]
             b = b / self.scale[..., start:stop, :]
             x = inverse @ b
-            return x + inverse @ (b - block @ x)
+            x = x + inverse @ (b - block @ x)
+            return xp.where(xp.abs(b) == xp.inf, b, x)
         half = -(-(stop - start) // (2 * BASE)) * BASE
         middle = start + half
         top = self._substitute(b[..., :half, :], start, middle)

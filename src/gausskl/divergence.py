@@ -240,8 +240,7 @@ def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bo
     if isinstance(job, str) or fast.obstacle_now(job):
         return
     try:
-        for kind in ("forward", "backward")[: 1 + bool(gradients)]:
-            job.engine.kernel(job, kind)
+        job.engine.warm_up(job, bool(gradients))
     except fast.CannotCompile as error:
         fast.give_up(error)
 

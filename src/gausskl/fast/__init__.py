@@ -21,6 +21,7 @@ DIAGONAL = ("std", "var", "log_std", "log_var")
 DENSE = ("cov", "scale_tril", "packed_tril", "precision")
 LARGEST = 128  # dimensions of a dense pair: beyond, LAPACK is as quick and needs less memory
 LARGEST_PRECISE = 64
+ENGINES = {"diagonal": "_diagonal", "dense": "_dense_pairs", "low rank": "_low_rank_pairs"}
 ANY = "the array-API formulas serve every library and every pair"
 
 
@@ -113,9 +114,16 @@ class Job:
         return all(keyword in DIAGONAL for keyword, _ in self.spreads)
 
     @_Once
+    def structure(self) -> str:
+        """What the pair as a whole is: "diagonal", "low rank" or "dense"."""
+        if any(keyword == "low_rank" for keyword, _ in self.spreads):
+            return "low rank"
+        return "diagonal" if self.diagonal else "dense"
+
+    @_Once
     def engine(self) -> Any:
         """The module that knows the kernels for such pairs."""
-        return _import("_diagonal" if self.diagonal else "_dense_pairs")
+        return _import(ENGINES[self.structure])
 
     @_Once
     def leaf(self) -> Any:
@@ -125,7 +133,7 @@ class Job:
     @_Once
     def reason(self) -> str:
         """Why a kernel serves the pair."""
-        return f"one compiled pass over {'diagonal' if self.diagonal else 'dense'} Gaussians in the memory of the CPU"
+        return f"one compiled pass over {self.structure} Gaussians in the memory of the CPU"
 
 
 class CannotCompile(Exception):
@@ -149,16 +157,20 @@ def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool, pre
     dtypes = dict.fromkeys(dtype for form in forms for dtype in form.dtypes)
     if not all(form.plain for form in forms) or p.library != q.library:
         return ANY
-    if "low_rank" in keywords:
-        return "compiled kernels are for diagonal and dense Gaussians"
     diagonal = set(keywords) <= set(DIAGONAL)
     if diagonal and len(keywords) > 1:
         return f"compiled kernels are for two spreads of one kind, not for {' and '.join(keywords)}"
     if list(dtypes) not in (["float32"], ["float64"]):
         return f"compiled kernels are for float32 or float64 throughout, not for {' and '.join(dtypes)}"
     largest = LARGEST_PRECISE if precise else LARGEST
-    if not diagonal and not 1 <= p.event_size <= largest:
-        return f"compiled kernels for dense Gaussians are for 1 to {largest} dimensions"
+    if "low_rank" in keywords:
+        if precise:
+            return "it is for dense Gaussians, and one of these is of low rank"
+        if set(keywords) - {"low_rank", "var"}:
+            other = " and ".join(keyword for keyword in keywords if keyword != "low_rank")
+            return f"compiled kernels for Gaussians of low rank are for two of them, or one and a var, not for {other}"
+    elif not diagonal and p.event_size > largest:
+        return f"compiled kernels for dense Gaussians are for at most {largest} dimensions"
     two_axes = len(batch_shape) == 1 and {ndim for form in forms for ndim in form.ndims} == {2}
     spreads = tuple((form.keyword, form.packing) for form in forms)
     bits = int(p.dtypes[0].removeprefix("float"))

@@ -86,7 +86,12 @@ class Pair:
         if self.swapped:
             return self._from_root(at)
         solve_vector(self.q.factor, self.z)
-        (half,) = a.fold(0, self.n, [a.constant(0.0)], lambda i, s: [a.plus_product(s[0], a.load(at(i)), a.load(at(i)))])
+
+        def add(i: Index, s: list[Number]) -> list[Number]:
+            z = a.load(at(i))
+            return [a.plus_product(s[0], z, z)]
+
+        (half,) = a.fold(0, self.n, [a.constant(0.0)], add)
         return a.constant(0.5) * half
 
     def _from_root(self, at: Any) -> Number:

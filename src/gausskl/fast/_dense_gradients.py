@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from ._arithmetic import Index, rounded
 from ._dense import Pair
-from ._lanes import BYTES, Lanes
+from ._lanes import BYTES, Lanes, where
 from ._matrices import only_if, packed_place, sign_of_column, where_number
 from ._sides import Side
 from ._tiles import Tile, cholesky, solve, solve_transposed
@@ -22,7 +22,10 @@ from ._wide import Number
 
 
 class Gradients:
-    """The gradients of a pair, times a weight in each lane, one after the other into a place of vectors."""
+    """The gradients of a pair, times a weight in each lane, one after the other into a place of vectors.
+
+    Where the weight is 0 they are 0, whatever the pair.
+    """
 
     def __init__(self, pair: Pair, weight: Lanes) -> None:
         self.pair, self.a, self.weight = pair, pair.a, weight
@@ -160,5 +163,5 @@ class Gradients:
 
     def _deliver(self, x: Number, m: Index, scale: float) -> None:
         a = self.a
-        value = rounded(x) * (scale * self.weight)
+        value = where(self.weight.nonzero(), rounded(x) * (scale * self.weight), 0.0)
         a.put_lanes(value, a.builder.add(self.place, a.index(a.times(m, BYTES))))

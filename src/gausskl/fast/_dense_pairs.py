@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _blocks, _pairs
+from .. import _pairs
 from . import Job, _dense_kernels, _numba, _threads
 from ._arithmetic import LANES
 from ._lanes import BYTES
@@ -22,8 +22,6 @@ Array = Any
 STANDARD = ("std", None)  # how the standard normal is described to a kernel
 PIECE = 1e6  # nanoseconds of work, roughly, after which Ctrl-C is seen
 
-_own = threading.local()
-
 
 def kernel(job: Job, kind: str) -> Any:
     """The compiled kernel for such pairs, "forward" or "backward"."""
@@ -32,29 +30,25 @@ def kernel(job: Job, kind: str) -> Any:
 
 def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
     """The divergence of each row, and which rows the formulas had to compute; None if there was no such row."""
-    out = np.empty(job.batch, job.dtype)
-    step, size = _step(job, 1), _work_size(job, False)
-    bad = 0
-    for rows, (*views, place) in as_rows(job.batch, (*four(job, arrays), out), (*_events(job), 0)):
-        values = place if place.flags.c_contiguous else np.empty(rows, job.dtype)
+    size = _work_size(job, False)
 
-        def piece(first: int, last: int, views: Sequence[Array] = views, values: Array = values) -> int:
-            return int(job.forward(*views, values, _workspace(size), first, last))
+    def piece(*arguments: Any) -> int:
+        *views, first, last = arguments
+        return int(job.forward(*views, _threads.workspace(size), first, last))
 
-        bad |= _threads.run(piece, rows, step, _threads.count(job.library))
-        if values is not place:
-            place[...] = values
-    if not bad:
-        return out.reshape(job.shape), None
-    flat = out.reshape(-1)
-    special = np.flatnonzero(~np.isfinite(flat))
-    step = max(1, _blocks.BLOCK // job.event_size**2)
-    for k in range(0, len(special), step):
-        part = special[k : k + step]
-        found = _by_formula(job, arrays, part)
-        # The formulas have fewer digits than were asked for: only an overflow is taken from them.
-        flat[part] = np.where(found == np.inf, found, np.nan) if job.precise else found
-    return out.reshape(job.shape), special
+    return _numba.by_row(job, four(job, arrays), events(job), _step(job, 1), piece)
+
+
+def warm_up(job: Job, gradients: bool) -> None:
+    """Compile what the divergence needs, and its gradients."""
+    kernel(job, "forward")
+    if gradients and _has_gradients(job):
+        kernel(job, "backward")
+
+
+def _has_gradients(job: Job) -> bool:
+    """Whether there is a kernel for them: those of a precision are found by the formulas."""
+    return all(keyword != "precision" for keyword, _ in job.spreads)
 
 
 def _spreads(job: Job) -> tuple[Any, ...]:
@@ -65,7 +59,7 @@ def _block(job: Job) -> int:
     return _dense_kernels.block_for(job.event_size, job.precise)
 
 
-def _events(job: Job) -> list[int]:
+def events(job: Job) -> list[int]:
     """Event axes of mean and spread of p and of q."""
     return [axes for keyword, _ in _spreads(job) for axes in (1, _dense_kernels.AXES[keyword])]
 
@@ -90,14 +84,6 @@ def _work_size(job: Job, gradients: bool) -> int:
     return work_bytes(-(-job.event_size // block) * block, job.precise, gradients) + BYTES
 
 
-def _workspace(size: int) -> Array:
-    """Memory for one thread to work in."""
-    work = getattr(_own, "work", None)
-    if work is None or len(work) < size:
-        work = _own.work = np.empty(size, np.uint8)
-    return work
-
-
 # What the kernels do not serve: the formulas of the library do.
 
 
@@ -105,18 +91,6 @@ def formula(job: Job, dtype: Any) -> Any:
     """The formula for such pairs, of arrays of any library."""
     p, q = (_pairs.Spread(*spread) for spread in _spreads(job))
     return functools.partial(_pairs.divergence, p=p, q=q, per_dim=False, dtype=dtype)
-
-
-def _by_formula(job: Job, arrays: tuple[Array, ...], part: Array) -> Array:
-    """The divergence of some rows by the formulas of the library."""
-    index = np.unravel_index(part, job.batch)
-    rows, events = [], _events(job)
-    for array, axes in zip(four(job, arrays), events, strict=True):
-        array = array.reshape((1,) * (axes - array.ndim) + array.shape)
-        whole = np.broadcast_to(array, (*job.batch, *array.shape[array.ndim - axes :]))
-        rows.append(whole[index])
-    with np.errstate(all="ignore"):
-        return _blocks.evaluate(formula(job, np.float64), rows, events).astype(job.dtype)
 
 
 # Gradients.
@@ -132,20 +106,24 @@ def gradients(
 ) -> list[Array | None] | None:
     """Gradients of ``sum(weights * divergence)`` by the arrays, of their shapes; None for those not wanted.
 
-    As in :mod:`._diagonal`. None at all if the formulas have to find them: for precisions, and where rows are special.
+    As in :mod:`._diagonal`, but special rows count nothing. None at all for precisions: the formulas find them.
     """
-    if special is not None or any(keyword == "precision" for keyword, _ in job.spreads):
+    if not _has_gradients(job):
         return None
-    inputs, events = four(job, arrays), _events(job)
+    inputs, axes_of = four(job, arrays), events(job)
     targets = [
         _target(job, array, axes, empty) if want else None
-        for array, axes, want in zip(inputs, events, (*wanted, False, False), strict=False)
+        for array, axes, want in zip(inputs, axes_of, (*wanted, False, False), strict=False)
     ]
     weights = np.broadcast_to(weights.reshape(weights.shape[:-1]), job.batch)
+    if special is not None:
+        weights = weights.copy()
+        weights[np.unravel_index(special, job.batch)] = 0
     some = [target for target in targets if target is not None]
-    for rows, views in as_rows(job.batch, (*inputs, weights, *some), (*events, 0, *[1] * len(some))):
+    whole = [_is_whole(job, array, axes) for array, axes in zip(inputs, axes_of, strict=True)]
+    for rows, views in as_rows(job.batch, (*inputs, weights, *some), (*axes_of, 0, *[1] * len(some))):
         found = iter(views[5:])
-        _go_back(job, views[:5], [None if target is None else next(found) for target in targets], rows)
+        _go_back(job, views[:5], [None if target is None else next(found) for target in targets], whole, rows)
     return [
         None if target is None else _finished(target, array) for target, array in zip(targets, arrays, strict=False)
     ]
@@ -156,9 +134,13 @@ def _target(job: Job, array: Array, axes: int, empty: Callable[..., Array]) -> A
     event = max(array.ndim - axes, 0)
     batch, size = array.shape[:event], math.prod(array.shape[event:])
     size = job.event_size if size == 1 else size  # a number for all dimensions
-    if (1,) * (len(job.batch) - len(batch)) + batch == job.batch:
-        return empty((*batch, size), job.dtype)
-    return np.zeros((*batch, size), np.float64)
+    return empty((*batch, size), job.dtype) if _is_whole(job, array, axes) else np.zeros((*batch, size), np.float64)
+
+
+def _is_whole(job: Job, array: Array, axes: int) -> bool:
+    """Whether no two rows share a part of an input."""
+    batch: tuple[int, ...] = array.shape[: max(array.ndim - axes, 0)]
+    return bool((1,) * (len(job.batch) - len(batch)) + batch == job.batch)
 
 
 def _finished(target: Array, array: Array) -> Array:
@@ -169,23 +151,25 @@ def _finished(target: Array, array: Array) -> Array:
     return np.asarray(target, array.dtype).reshape(array.shape)
 
 
-def _go_back(job: Job, sources: Sequence[Array], targets: Sequence[Array | None], rows: int) -> None:
-    """Let the kernel go through rows. A target that stands still gets a sum over them."""
+def _go_back(
+    job: Job, sources: Sequence[Array], targets: Sequence[Array | None], whole: Sequence[bool], rows: int
+) -> None:
+    """Let the kernel go through rows. A target that is not whole is added to, by a sum over them if it stands still."""
     nothing = np.empty((0, 1), job.dtype)
     outputs, still = [], []
-    for target in targets:
+    for target, own in zip(targets, whole, strict=True):
         moves = target is not None and len(target) == rows and bool(target.strides[0])
         still.append(None if moves else target)
         if target is None or not moves:
             outputs.append(nothing)
         else:
-            outputs.append(target if target.dtype == job.dtype else np.empty(target.shape, job.dtype))
+            outputs.append(target if own else np.empty(target.shape, job.dtype))
     step, size = _step(job, 3), _work_size(job, True)
     in_order = _InOrder(still, step)
 
     def piece(first: int, last: int) -> int:
         sums = [_sums(0 if target is None else target.shape[-1]) for target in still]
-        job.backward(*sources, *outputs, *sums, _workspace(size), first, last)
+        job.backward(*sources, *outputs, *sums, _threads.workspace(size), first, last)
         in_order.add(first, [part.sum(axis=-1) for part in sums])
         return 0
 

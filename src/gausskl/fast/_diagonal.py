@@ -24,6 +24,12 @@ def kernel(job: Job, kind: str) -> Any:
     return _numba.kernel("_kernels", kind, job.keyword, job.standard, job.bits)
 
 
+def warm_up(job: Job, gradients: bool) -> None:
+    """Compile what the divergence needs, and its gradients."""
+    for kind in ("forward", "backward")[: 1 + gradients]:
+        kernel(job, kind)
+
+
 def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
     """The divergence of each row, and which rows the formulas had to compute; None if there was no such row."""
     out = np.empty((*job.batch, job.event_size if job.per_dim else 1), job.dtype)

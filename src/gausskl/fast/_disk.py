@@ -25,23 +25,6 @@ from numba.core.runtime import rtsys
 from numba.misc import appdirs
 
 DIGEST = 32
-SOURCES = (
-    "_arithmetic.py",
-    "_dense.py",
-    "_dense_gradients.py",
-    "_dense_kernels.py",
-    "_disk.py",
-    "_kernels.py",
-    "_lanes.py",
-    "_loops.py",
-    "_matrices.py",
-    "_sides.py",
-    "_terms.py",
-    "_tiles.py",
-    "_transfer.py",
-    "_wide.py",
-    "../_series.py",
-)
 
 
 class Cache:
@@ -111,5 +94,6 @@ def _is_ours(path: Path) -> bool:
 @functools.cache
 def _versions() -> tuple[str, ...]:
     here = Path(__file__).parent
-    source = hashlib.sha256(b"\0".join((here / name).read_bytes() for name in SOURCES)).hexdigest()
+    files = [*sorted(here.glob("*.py")), here.parent / "_series.py"]
+    source = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
     return sys.version, numba.__version__, llvmlite.__version__, source

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 
-from . import CannotCompile, Job, _disk
+from .. import _blocks
+from . import CannotCompile, Job, _disk, _threads
+from ._rows import as_rows
 
 Array = Any
 
@@ -54,6 +58,46 @@ def divergence(job: Job, arrays: tuple[Array, ...], reduction: str) -> tuple[Arr
     values, special = job.engine.by_row(job, arrays)
     result = values if reduction == "none" else reduced(job, values, reduction)
     return result, None if special is None else values
+
+
+def by_row(
+    job: Job, arrays: Sequence[Array], events: Sequence[int], step: int, piece: Callable[..., int]
+) -> tuple[Array, Array | None]:
+    """The divergence of each row, and which rows the formulas had to compute; None if there was no such row.
+
+    ``piece(*views, out, first, last)`` does some rows, ``step`` of them at a time, and says whether they are finite
+    by 0.
+    """
+    out = np.empty(job.batch, job.dtype)
+    bad = 0
+    for rows, (*views, place) in as_rows(job.batch, (*arrays, out), (*events, 0)):
+        values = place if place.flags.c_contiguous else np.empty(rows, job.dtype)
+        bad |= _threads.run(functools.partial(piece, *views, values), rows, step, _threads.count(job.library))
+        if values is not place:
+            place[...] = values
+    if not bad:
+        return out.reshape(job.shape), None
+    flat = out.reshape(-1)
+    special = np.flatnonzero(~np.isfinite(flat))
+    some = max(1, _blocks.BLOCK // max(math.prod(a.shape[a.ndim - n :]) for a, n in zip(arrays, events, strict=True)))
+    for k in range(0, len(special), some):
+        part = special[k : k + some]
+        found = _by_formula(job, arrays, events, part)
+        # The formulas have fewer digits than were asked for: only an overflow is taken from them.
+        flat[part] = np.where(found == np.inf, found, np.nan) if job.precise else found
+    return out.reshape(job.shape), special
+
+
+def _by_formula(job: Job, arrays: Sequence[Array], events: Sequence[int], part: Array) -> Array:
+    """The divergence of some rows by the formulas of the library."""
+    index = np.unravel_index(part, job.batch)
+    rows = []
+    for array, axes in zip(arrays, events, strict=True):
+        array = array.reshape((1,) * (axes - array.ndim) + array.shape)
+        whole = np.broadcast_to(array, (*job.batch, *array.shape[array.ndim - axes :]))
+        rows.append(whole[index])
+    with np.errstate(all="ignore"):
+        return _blocks.evaluate(job.engine.formula(job, np.float64), rows, [*events]).astype(job.dtype)
 
 
 def reduced(job: Job, values: Array, reduction: str) -> Array:

@@ -9,9 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+
+_own = threading.local()
+
+
+def workspace(size: int) -> Any:
+    """Memory of so many bytes for the thread that asks, the same each time."""
+    work = getattr(_own, "work", None)
+    if work is None or len(work) < size:
+        work = _own.work = np.empty(size, np.uint8)
+    return work
+
 
 MOST = 64  # threads beyond this bring nothing to work that waits for the memory
 

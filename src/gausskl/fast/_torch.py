@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -75,6 +76,8 @@ class _Divergence(torch.autograd.Function):
             try:
                 weights = _weights(job, ctx.reduction, cotangent)
                 gradients = job.engine.gradients(job, _arrays(tensors), weights, wanted, ctx.special, _empty)
+                if gradients is not None and ctx.special is not None and not job.diagonal:
+                    _add_special(job, tensors, weights, wanted, ctx.special, gradients)
             except CannotCompile as error:
                 give_up(error)
         if gradients is None:
@@ -103,6 +106,30 @@ def _followed(
         (weights * partial).sum_to_size(tensor.shape) if want else None
         for tensor, partial, want in zip(tensors, job.engine.partials(job, tensors, xp=xp), wanted, strict=False)
     ]
+
+
+def _add_special(
+    job: Job, tensors: tuple[Tensor, ...], weights: Any, wanted: tuple[bool, ...], special: Any, gradients: list[Any]
+) -> None:
+    """Add what the special rows contribute, which the formulas find."""
+    index = np.unravel_index(special, job.batch)
+    events = [min(axes, tensor.ndim) for tensor, axes in zip(tensors, job.engine.events(job), strict=False)]
+    rows = []
+    for tensor, axes in zip(tensors, events, strict=True):
+        event = tensor.shape[tensor.ndim - axes :]
+        rows.append(tensor.detach().expand(*job.batch, *event)[index])
+    cotangent = torch.from_numpy(np.broadcast_to(weights[..., 0], job.batch)[index])
+    rowwise = dataclasses.replace(job, batch_shape=(len(special),))
+    found = _by_autograd(rowwise, tuple(rows), cotangent, wanted)
+    for gradient, part, axes in zip(gradients, found, events, strict=True):
+        if part is None:
+            continue
+        own = gradient.shape[: gradient.ndim - axes]
+        if own:
+            last = index[len(index) - len(own) :]
+            np.add.at(gradient, tuple(i if n > 1 else 0 * i for i, n in zip(last, own, strict=True)), part.numpy())
+        else:
+            gradient += part.numpy().sum(axis=0)
 
 
 def _by_autograd(
