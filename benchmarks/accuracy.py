@@ -98,6 +98,10 @@ def dense_cases():
     factor = np.linalg.cholesky(hilbert)
     near = factor @ moved(np.eye(8), 1e-4) @ factor.mT
     yield "condition 1e10, 1e-4 apart, float64", *cov_pair(np.float64, near, hilbert, 0.0)
+    for d, condition in ((11, 5e14), (12, 2e16)):
+        hilbert = 1 / (1.0 + np.arange(d)[:, None] + np.arange(d)) + np.zeros((1, 1, 1))
+        name = f"Hilbert matrix of {d} dimensions, condition {report.power(condition)}, float64"
+        yield f"half of a {name}", *cov_pair(np.float64, hilbert / 2, hilbert, 0.0)
     scale = np.logspace(-8, 8, 8)
     q = cov()
     graded_p, graded_q = (scale[:, None] * m * scale for m in (moved(q, 1e-3), q))
@@ -137,6 +141,10 @@ def low_rank_cases():
 
 def ours(p, q):
     return gk.kl_divergence(gk.Gaussian(**p), gk.Gaussian(**q), validate=False)
+
+
+def ours_precise(p, q):
+    return gk.kl_divergence(gk.Gaussian(**p), gk.Gaussian(**q), validate=False, precise=True)
 
 
 def textbook_diagonal(p, q):
@@ -240,6 +248,7 @@ STRUCTURES = {
         dense_cases,
         {
             "gausskl": ours,
+            "gausskl, precise=True": ours_precise,
             "torch.distributions": torch_peer,
             "NumPyro": numpyro_peer,
             "textbook (det, inv)": textbook_det,
@@ -252,7 +261,12 @@ STRUCTURES = {
         {"gausskl": ours, "torch.distributions": torch_peer, "textbook, made dense": textbook_low_rank},
     ),
 }
-NEEDS = {"torch.distributions": "torch", "NumPyro": "numpyro", "SciPy (cho_solve)": "scipy"}
+NEEDS = {
+    "gausskl, precise=True": "numba",
+    "torch.distributions": "torch",
+    "NumPyro": "numpyro",
+    "SciPy (cho_solve)": "scipy",
+}
 
 # The rows of the README: structure, case, and the column that stands for the textbook.
 SHORT = {

@@ -491,7 +491,8 @@ def test_plan_says_what_would_run(xp, a, b):
     assert plan.library == library_of(p.mean)
     assert (plan.p, plan.q) == (f"{p.structure} ({p.keyword})", f"{q.structure} ({q.keyword})")
     dense = {"dense"} <= {p.structure, q.structure} <= {"dense", "diagonal"}
-    assert plan.path == ("numba" if (dense or a == b == "std") and has_leaf(xp) else "generic")
+    served = dense or a == b == "std" or {"low rank"} <= {a, b} <= {"low rank", "var"}
+    assert plan.path == ("numba" if served and has_leaf(xp) else "generic")
     for part in (plan.library, "float32", plan.computed_in, plan.p, plan.q, "(8, 6)", plan.path, plan.reason):
         assert part in str(plan)
 

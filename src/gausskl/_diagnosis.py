@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import decimal
 from collections.abc import Iterator
 from typing import Any
 
@@ -129,7 +128,9 @@ def _have_factors(matrices: Array) -> bool:
 
 
 def _bad_pivot(matrix: Array, precise: bool) -> tuple[int, float] | None:
-    """First pivot of the elimination that is not positive, and its value; ``precise``: with 60 digits."""
+    """First pivot of the elimination that is not positive, and its value; if ``precise``, with 60 digits."""
+    import decimal
+
     with decimal.localcontext(prec=60):
         work = np.vectorize(decimal.Decimal, "O")(matrix) if precise else matrix.copy()
         for k in range(len(work)):

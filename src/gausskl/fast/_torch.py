@@ -140,7 +140,7 @@ def _by_autograd(
     if not followed:
         tensors = tuple(tensor.detach().requires_grad_() for tensor in tensors)
     with torch.enable_grad():
-        result = job.engine.formula(job, torch.float64)(job.engine.four(job, tensors, xp=xp), xp=xp)
+        result = job.engine.formula(job, torch.float64)(job.engine.four(job, tensors, xp=xp), xp=xp).reshape(job.shape)
         some = [tensor for tensor, want in zip(tensors, wanted, strict=True) if want]
         found = iter(torch.autograd.grad(result, some, cotangent.to(result.dtype), create_graph=followed))
     return [next(found) if want else None for want in wanted]
