@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba.core import cgutils
 
 from . import _matrices
-from ._arithmetic import LANES, VECTOR, Arithmetic, Index, Value, parts, rounded
+from ._arithmetic import Arithmetic, Index, Value, parts, rounded
 from ._lanes import BYTES, I64, Lanes, fma, where
 from ._matrices import any_of, only_if, where_number
 from ._sides import Side, Space
@@ -20,6 +19,9 @@ from ._terms import gap, outside
 from ._tiles import Factor, Load, Tile, cholesky, solve, solve_vector
 from ._transfer import Source
 from ._wide import Number, Wide, difference, less_product
+
+# Where the Frobenius norm of W is at most 1/2, the divergence is at most (log(2) - 1/2)/2 = 0.0966.
+NEAR_AT_MOST = 0.1
 
 
 class Pair:
@@ -35,6 +37,9 @@ class Pair:
         # Of two precisions, each plays the other one's part.
         self.swapped = self.given_p.keyword == self.given_q.keyword == "precision"
         self.p, self.q = (self.given_q, self.given_p) if self.swapped else (self.given_p, self.given_q)
+        for side in (self.p, self.q):
+            if self.has_cov(side):
+                side.stay_where_read(d)
 
     def has_cov(self, side: Side) -> bool:
         """Whether a side is there as a matrix that has to be factored."""
@@ -113,63 +118,19 @@ class Pair:
         b = a.builder
         if not self.has_cov(self.p) and not self.has_cov(self.q):
             return self._from_factors()
-        if self.swapped:
+        if self.has_cov(self.p):
             cholesky(self.p.cov, self.p.factor)
-        result = [cgutils.alloca_once(b, VECTOR) for _ in range(1 + a.wide)]
-        far = self._surely_far() if self.has_cov(self.q) and self.has_cov(self.p) else None
-        near = cgutils.alloca_once(b, ir.VectorType(ir.IntType(1), LANES))
-        b.store(near.type.pointee([0] * LANES), near)
-        maybe = ir.IntType(1)(1) if far is None else any_of(b, far.negated())
-        with b.if_then(maybe):
+        far = self._from_factors()
+        result = [cgutils.alloca_once_value(b, part.value) for part in parts(far)]
+        maybe = rounded(far).above(NEAR_AT_MOST).negated()
+        with b.if_then(any_of(b, maybe)):
             self._whiten(self.difference())
-            is_near = self._size().not_above(0.25)
-            is_near = is_near if far is None else Lanes(b, 64, b.and_(is_near.value, far.negated().value))
-            b.store(is_near.value, near)
-            with b.if_then(any_of(b, is_near)):
-                self._keep(self._from_pivots(), result)
-        is_near = Lanes(b, 64, b.load(near))
-        with b.if_then(any_of(b, is_near.negated())):
-            if self.has_cov(self.p) and not self.swapped:
-                cholesky(self.p.cov, self.p.factor)
-            self._keep(self._from_factors(), result, is_near)
-        return self._kept(result)
-
-    def _keep(self, value: Number, places: list[Value], unless: Lanes | None = None) -> None:
-        b = self.a.builder
-        for part, place in zip(parts(value), places, strict=True):
-            new = part if unless is None else where(unless, Lanes(b, 64, b.load(place)), part)
-            b.store(new.value, place)
-
-    def _kept(self, places: list[Value]) -> Number:
-        parts = [Lanes(self.a.builder, 64, self.a.builder.load(place)) for place in places]
-        return Wide(*parts) if self.a.wide else parts[0]
-
-    def _surely_far(self) -> Lanes:
-        """Whether |W| > 1/2 follows from |S D S| <= |W| |S cov_q S| in Frobenius norms, S^-2 the diagonal of cov_q."""
-        a, p, q, d = self.a, self.p.cov, self.q.cov, self.d
-        zero, one = rounded(a.constant(0.0)), rounded(a.constant(1.0))
-
-        def place(i: Index) -> Value:
-            return a.builder.add(self.u, a.index(a.times(i, BYTES)))
-
-        def row(i: Index, sums: list[Lanes]) -> list[Lanes]:
-            def entry(j: Index, s: list[Lanes]) -> list[Lanes]:
-                there = rounded(q(i, j))
-                change, size = rounded(p(i, j)) - there, a.lanes(place(j))
-                return [fma(change * change, size, s[0]), fma(there * there, size, s[1])]
-
-            below = a.fold(0, i, [zero, zero], entry)
-            there = rounded(q(i, i))
-            size = one / there
-            a.put_lanes(size, place(i))
-            change = (rounded(p(i, i)) - there) * size
-            return [
-                fma(2.0 * below[0], size, fma(change, change, sums[0])),
-                fma(2.0 * below[1], size, sums[1] + 1.0),
-            ]
-
-        sums: list[Lanes] = a.fold(0, d, [zero, zero], row)
-        return sums[0].above(0.26 * sums[1])
+            near = self._size().not_above(0.25).also(maybe)
+            with b.if_then(any_of(b, near)):
+                for part, place in zip(parts(self._from_pivots()), result, strict=True):
+                    b.store(where(near, part, Lanes(b, 64, b.load(place))).value, place)
+        found = [Lanes(b, 64, b.load(place)) for place in result]
+        return Wide(*found) if a.wide else found[0]
 
     def difference(self) -> Load:
         """Blocks of cov_p - cov_q, without rounding anything that is larger."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 from numba.core import cgutils
 
-from ._arithmetic import LANES, VECTOR, Arithmetic, Value, parts, rounded
+from ._arithmetic import LANES, Arithmetic, Index, Value, parts, rounded
 from ._lanes import I64, Lanes, sqrt, where
 from ._terms import exp
 from ._tiles import Factor, Tile
@@ -52,19 +52,20 @@ def _fill(tile: Tile, d: Value) -> None:
 
 
 def symmetric(raw: Value, tile: Tile, d: Value, bits: int, flaws: Flaws, flipped: bool = False) -> None:
-    """The lower triangle, rounding-level asymmetry averaged; ``flipped`` turns all upside down and left to right."""
+    """The lower triangle, rounding-level asymmetry averaged; ``flipped`` turns all upside down and left to right.
+
+    If the tile is where the matrix was read to, there is nothing to do unless something has to be averaged.
+    """
     a = tile.arithmetic
     b = a.builder
     zero = rounded(a.constant(0.0))
-    unequal = cgutils.alloca_once(b, VECTOR)
-    b.store(zero.value, unequal)
     entry = _entries(a, raw, d, flipped)
+    unequal = cgutils.alloca_once_value(b, zero.as_integers().value)
 
-    def below(i: Value, j: Value) -> None:
-        here, there = entry(i, j), entry(j, i)
-        gap = there - here
-        b.store((Lanes(b, 64, b.load(unequal)).as_integers() | gap.size().as_integers()).as_floats().value, unequal)
-        tile.put(difference(here, -(0.5 * gap)) if a.wide else here + 0.5 * gap, i, j)
+    def compare(i: Index, j: Index) -> None:
+        i, j = a.index(i), a.index(j)
+        bits = entry(i, j).as_integers() ^ entry(j, i).as_integers()
+        b.store(b.or_(b.load(unequal), bits.value), unequal)
 
     size = tile.block
     full = d if tile.n == size else b.mul(b.sdiv(d, I64(size)), I64(size))
@@ -72,21 +73,26 @@ def symmetric(raw: Value, tile: Tile, d: Value, bits: int, flaws: Flaws, flipped
         with a.each(0, i, size) as j:
             for r in range(size):
                 for c in range(size):
-                    below(a.index(a.plus(i, r)), a.index(a.plus(j, c)))
+                    compare(a.plus(i, r), a.plus(j, c))
         for r in range(size):
             for c in range(r):
-                below(a.index(a.plus(i, r)), a.index(a.plus(i, c)))
+                compare(a.plus(i, r), a.plus(i, c))
     if tile.n != size:
         with a.each(full, d) as i, a.each(0, i) as j:
-            below(i, j)
-    with a.each(0, d) as i:
-        tile.put(a.of(entry(i, i)), i, i)
-    _fill(tile, d)
-    some = any_of(b, Lanes(b, 64, b.load(unequal)).nonzero())
+            compare(i, j)
+    some = any_of(b, Lanes(b, 64, b.load(unequal)).is_zero().negated())
     with b.if_then(some, likely=False), a.each(0, d) as i, a.each(0, i) as j:
         here, there = entry(i, j), entry(j, i)
         allowed = SYMMETRY[bits] * (sqrt(entry(i, i).size()) * sqrt(entry(j, j).size()))
         flaws.add((there - here).size().not_above(allowed), zero)
+    with b.if_then(b.or_(some, b.icmp_signed("!=", tile.base, raw))):
+        with a.each(0, d) as i:
+            with a.each(0, i) as j:
+                here, there = entry(i, j), entry(j, i)
+                half = 0.5 * (there - here)
+                tile.put(difference(here, -half) if a.wide else here + half, i, j)
+            tile.put(a.of(entry(i, i)), i, i)
+        _fill(tile, d)
 
 
 def _entries(a: Arithmetic, raw: Value, d: Value, flipped: bool = False) -> Any:

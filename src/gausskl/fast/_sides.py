@@ -60,6 +60,13 @@ class Side:
         self.mean, self.raw = space.raw(False), space.raw(True)
         self.cov, self.factor, self.flaws = space.tile(), space.factor(), space.flaws()
 
+    def stay_where_read(self, d: Value) -> None:
+        """Take what is read for the tile of the covariance, if it has whole blocks."""
+        a = self.cov.arithmetic
+        if not a.wide:
+            whole = a.builder.icmp_signed("==", a.index(self.cov.n), d)
+            self.cov = self.cov.moved(a, a.builder.select(whole, self.raw, self.cov.base), self.cov.n)
+
     @property
     def is_diagonal(self) -> bool:
         """Whether the spread is a vector."""
