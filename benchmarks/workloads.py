@@ -117,6 +117,8 @@ class Forward:
             calls["Cholesky and solve, torch"] = peers.called(peers.cholesky_cov, torch, *tensors)
             if self.shape[0] <= LONGEST_LOOP and not self.one_q:
                 calls["SciPy in a loop, NumPy"] = peers.called(peers.scipy_loop, *arrays)
+        if self.options.get("precise"):  # JAX compiles nothing for that
+            del calls["gausskl, jax.jit"]
         if self.keyword == "std":
             calls[LIMIT] = read_limit(arrays, threads)
         elif threads > 1 and self.shape[-1] > LARGEST_IN_JAX:

@@ -25,6 +25,7 @@ class Arithmetic:
 
     builder: Any
     wide: bool
+    small: bool = False  # for matrices of a few rows: all of the code in one piece
 
     @property
     def size(self) -> int:
@@ -99,6 +100,9 @@ class Arithmetic:
         ``emit`` takes an arithmetic like this one and the arguments; the name has to say all else that it depends on.
         Numbers known when the kernel is made stay known inside.
         """
+        if self.small:
+            emit(self, *arguments)
+            return
         module, wide = self.builder.module, "wide" * self.wide
         known = [argument if isinstance(argument, int) else "x" for argument in arguments]
         given = [argument for argument in arguments if not isinstance(argument, int)]

@@ -96,8 +96,9 @@ def _numbers(builder: Any, spread: tuple[str, Any], d: Any) -> Any:
 def _read(builder: Any, sources: Any, work: Any, d: Any, first: Any, start: Any, left: Any, key: Any) -> Any:
     """The pair that the sources hold."""
     keywords, bits, block, wide = key
-    a = Arithmetic(builder, wide)
-    n = block if block < 4 and not wide else _filled_up(builder, d, block)
+    small = block < 4 and not wide  # then there are as many dimensions
+    a = Arithmetic(builder, wide, small)
+    d, n = (I64(block), block) if small else (d, _filled_up(builder, d, block))
     pair = Pair(a, work, n, block, d, keywords)
     mean_p, spread_p, mean_q, spread_q = (
         _source(builder, each, bits) for each in cgutils.unpack_tuple(builder, sources)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -41,7 +42,7 @@ def read(a: Arithmetic, source: Source, first: Value, left: Value, sizes: list[V
         half = len(sizes)
         _read(a, Source(base, by_row, [*rest[:half]], source.bits), first, left, [*rest[half:]], target)
 
-    a = Arithmetic(a.builder, False)
+    a = dataclasses.replace(a, wide=False)
     given = (source.base, source.by_row, first, left, target, *source.strides[: len(sizes)], *sizes)
     a.call(f"read_{len(sizes)}_{source.bits}", emit, *map(a.index, given))
 
@@ -140,7 +141,7 @@ def write(
     def emit(a: Arithmetic, *places: Value) -> None:
         _write(a, bits, *places)
 
-    a = Arithmetic(a.builder, False)
+    a = dataclasses.replace(a, wide=False)
     a.call(f"write_{bits}", emit, base, by_row, first, left, count, source)
 
 
