@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -62,8 +64,15 @@ def _read(a: Arithmetic, source: Source, first: Value, left: Value, sizes: list[
                 for row in rows:
                     prefetch(b, b.add(row, b.add(b.mul(m, I64(size)), b.mul(source.by_row, I64(LANES)))))
                 _read_chunk(a, source.bits, rows, m, None, target)
-            with b.if_then(b.icmp_signed("<", whole, count)):
-                _read_chunk(a, source.bits, rows, whole, mask(b, b.sub(count, whole)), target)
+            if all(isinstance(each, ir.Constant) for each in sizes):
+                done = math.prod(each.constant for each in sizes)
+                for width in (1, 2, 4):
+                    if done & width:
+                        done -= width
+                        _read_few(a, source.bits, rows, done, width, target)
+            else:
+                with b.if_then(b.icmp_signed("<", whole, count)):
+                    _read_chunk(a, source.bits, rows, whole, mask(b, b.sub(count, whole)), target)
         with otherwise, a.each(0, sizes[0] if len(sizes) == 2 else 1) as i, a.each(0, sizes[-1]) as j:
             offset = b.add(b.mul(a.index(i), outer), b.mul(a.index(j), source.strides[-1]))
             value = ir.Constant(VECTOR, ir.Undefined)
@@ -117,6 +126,38 @@ def _read_chunk(a: Arithmetic, bits: int, rows: list[Value], m: Value, mask: Val
         a.put_lanes(Lanes(b, 64, value), entry(b, target, b.add(m, I64(k))))
 
 
+def _read_few(a: Arithmetic, bits: int, rows: list[Value], m: int, width: int, target: Value) -> None:
+    """One, two or four entries of each row."""
+    b = a.builder
+    parts = []
+    for row in rows:
+        part = b.load(b.inttoptr(b.add(row, I64(m * bits // 8)), ir.VectorType(FLOAT[bits], width).as_pointer()))
+        part.align = bits // 8
+        parts.append(b.fpext(part, ir.VectorType(FLOAT[64], width)) if bits == 32 else part)
+    while len(parts) > width:  # the rows one after the other, in as many whole vectors as there are entries
+        size = 2 * parts[0].type.count
+        parts = [_picked(b, x, y, range(size)) for x, y in zip(parts[::2], parts[1::2], strict=True)]
+    half = LANES // 2
+    if width == 4:  # two rows in each: four rows of two entries
+        pairs = [
+            _picked(b, x, y, [place + k for k in (k, k + 1) for place in (0, 4, 8, 12)])
+            for k in (0, 2)
+            for x, y in (parts[:2], parts[2:])
+        ]
+        spread = [(pairs[k // 2 * 2], pairs[k // 2 * 2 + 1], k % 2 * half, 1) for k in range(width)]
+    else:
+        spread = [(parts[0], parts[-1], k, width) for k in range(width)]
+    for k, (x, y, start, step) in enumerate(spread):
+        places = [start + step * lane for lane in range(half)]
+        value = parts[0] if width == 1 else _picked(b, x, y, [*places, *(LANES + place for place in places)])
+        a.put_lanes(Lanes(b, 64, value), entry(b, target, I64(m + k)))
+
+
+def _picked(builder: Any, x: Value, y: Value, places: Sequence[int]) -> Value:
+    """Entries of two vectors, by their places in both together."""
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(places)), [*places]))
+
+
 def _turned(builder: Any, rows: list[Value]) -> list[Value]:
     """The transpose of eight vectors, in three steps of pairs, each of which swaps blocks twice as large."""
     for width in (1, 2, 4):
@@ -126,9 +167,8 @@ def _turned(builder: Any, rows: list[Value]) -> list[Value]:
                 continue
             upper, lower = rows[k], rows[k | width]
             for half, place in ((0, k), (width, k | width)):
-                pick = [((lane & ~width) | half) + (LANES if lane & width else 0) for lane in range(LANES)]
-                constant = ir.Constant(ir.VectorType(I32, LANES), pick)
-                result[place] = builder.shuffle_vector(upper, lower, constant)
+                places = [((lane & ~width) | half) + (LANES if lane & width else 0) for lane in range(LANES)]
+                result[place] = _picked(builder, upper, lower, places)
         rows = result
     return rows
 
