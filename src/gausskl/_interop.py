@@ -57,7 +57,7 @@ def as_gaussian(obj: Any) -> Gaussian:
     >>> gk.as_gaussian(p)
     Gaussian(numpy float64, batch=(), d=2, cov)
     >>> gk.kl_divergence(p, stats.multivariate_normal([0.0, 0.0], [[2.0, 0.3], [0.3, 1.0]]))
-    np.float64(0.0)
+    array(0.)
     """
     return gaussian_of("obj", obj)
 
