@@ -33,7 +33,7 @@ class Pair:
         self.given_p, self.given_q = (Side(space, keyword, packing) for keyword, packing in keywords)
         self.x, self.w = space.tile(), space.tile()
         self.z, self.inverse = space.column(), space.column()
-        self.u = space._take(n, BYTES)
+        self.u = space.floats()
         # Of two precisions, each plays the other one's part.
         self.swapped = self.given_p.keyword == self.given_q.keyword == "precision"
         self.p, self.q = (self.given_q, self.given_p) if self.swapped else (self.given_p, self.given_q)

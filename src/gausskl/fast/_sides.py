@@ -38,6 +38,10 @@ class Space:
         """A vector of entries."""
         return self._take(self.n, self.a.size)
 
+    def floats(self) -> Value:
+        """A vector of floats."""
+        return self._take(self.n, BYTES)
+
     def factor(self) -> Factor:
         """A factor and its reciprocals."""
         return Factor(self.tile(), self.column())
