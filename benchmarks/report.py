@@ -74,7 +74,7 @@ def times(results, libraries):
     tables = []
     for library in libraries:
         of_library = {r["workload"]: _milliseconds(r["seconds"], library) for r in results}
-        of_library = {name: times for name, times in of_library.items() if times}
+        of_library = {name: times for name, times in of_library.items() if "gausskl" in times}
         names = list(dict.fromkeys(who for times in of_library.values() for who in times))
         rows = [
             [workload, *(_cell(times.get(who), times["gausskl"], who) for who in names)]

@@ -665,7 +665,7 @@ def guarded(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name_p", "name_q", "d", "precise"),
-    [(*names, d, False) for names in FEW for d in (3, 5)]
+    [(*names, d, False) for names in FEW for d in (4, 5)]
     + [("cov", "cov", 128, False), ("cov", "cov", 5, True), ("cov", "cov", 64, True)],
 )
 @pytest.mark.usefixtures("kernels_alone")

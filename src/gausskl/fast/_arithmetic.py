@@ -15,6 +15,7 @@ from ._wide import Number, Wide, of_lanes
 
 LANES = 8
 VECTOR = vector(FLOAT[64])
+POINTER = ir.IntType(8).as_pointer()  # what memory that a kernel works in is addressed by
 Value = Any  # of the LLVM builder
 Index = Any  # an LLVM value, or a number known when the kernel is made
 
@@ -54,25 +55,29 @@ class Arithmetic:
             return a - b
         return self.builder.sub(self.index(a), self.index(b))
 
+    def beyond(self, address: Value, offset: Index) -> Value:
+        """The address that is so many bytes further."""
+        return self.builder.gep(address, [self.index(offset)])
+
     def lanes(self, address: Value) -> Lanes:
         """Load one vector."""
-        loaded = self.builder.load(self.builder.inttoptr(address, VECTOR.as_pointer()))
+        loaded = self.builder.load(self.builder.bitcast(address, VECTOR.as_pointer()))
         loaded.align = BYTES
         return Lanes(self.builder, 64, loaded)
 
     def put_lanes(self, x: Lanes, address: Value) -> None:
         """Store one vector."""
-        self.builder.store(x.value, self.builder.inttoptr(address, x.value.type.as_pointer())).align = BYTES
+        self.builder.store(x.value, self.builder.bitcast(address, x.value.type.as_pointer())).align = BYTES
 
     def load(self, address: Value) -> Number:
         """Load an entry."""
         high = self.lanes(address)
-        return Wide(high, self.lanes(self.builder.add(address, I64(BYTES)))) if self.wide else high
+        return Wide(high, self.lanes(self.beyond(address, BYTES))) if self.wide else high
 
     def store(self, x: Number, address: Value) -> None:
         """Store an entry."""
         for k, part in enumerate(parts(x)):
-            self.put_lanes(part, self.builder.add(address, I64(k * BYTES)))
+            self.put_lanes(part, self.beyond(address, k * BYTES))
 
     def constant(self, value: float) -> Number:
         """A number in every lane."""
@@ -109,7 +114,7 @@ class Arithmetic:
         full = "_".join(["gausskl", name, wide, *map(str, known)])
         function = module.globals.get(full)
         if function is None:
-            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(given))
+            kind = ir.FunctionType(ir.VoidType(), [each.type for each in given])
             function = ir.Function(module, kind, full)
             function.linkage = "internal"
             function.attributes.add("noinline")

@@ -75,16 +75,13 @@ class Pair:
 
     def z_at(self, i: Index) -> Value:
         """Address of an entry of z."""
-        return self.a.builder.add(self.z, self.a.index(self.a.times(i, self.a.size)))
+        return self.a.beyond(self.z, self.a.times(i, self.a.size))
 
     def mean_part(self) -> Number:
         """|z|^2 / 2 for z = L_q^-1 (mean_p - mean_q); of a precision R R^T of q, z = R^T (mean_p - mean_q)."""
-        a = self.a
-        b = a.builder
-
-        at = self.z_at
+        a, at = self.a, self.z_at
         with a.each(0, self.d) as i:
-            here, there = (a.lanes(b.add(side.mean, b.mul(i, I64(BYTES)))) for side in (self.given_p, self.given_q))
+            here, there = (a.lanes(a.beyond(side.mean, a.times(i, BYTES))) for side in (self.given_p, self.given_q))
             a.store(difference(here, there) if a.wide else here - there, at(i))
         with a.each(self.d, self.n) as i:
             a.store(a.constant(0.0), at(i))
@@ -207,10 +204,9 @@ class Pair:
     def _from_pivots(self) -> Number:
         """Half the sum of u_j - log1p(u_j) and of M_ij^2 below the diagonal, for I + W = M M^T."""
         a, m = self.a, self.x
-        b = a.builder
 
         def at(j: Index) -> Value:
-            return b.add(self.u, a.index(a.times(j, BYTES)))
+            return a.beyond(self.u, a.times(j, BYTES))
 
         def excess(j: Index) -> Lanes:
             u = a.lanes(at(j))

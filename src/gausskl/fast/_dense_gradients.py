@@ -164,4 +164,4 @@ class Gradients:
     def _deliver(self, x: Number, m: Index, scale: float) -> None:
         a = self.a
         value = where(self.weight.nonzero(), rounded(x) * (scale * self.weight), 0.0)
-        a.put_lanes(value, a.builder.add(self.place, a.index(a.times(m, BYTES))))
+        a.put_lanes(value, a.beyond(self.place, a.times(m, BYTES)))

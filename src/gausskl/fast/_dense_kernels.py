@@ -12,14 +12,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import _dense, _loops, _transfer
-from ._arithmetic import LANES, Arithmetic
+from ._arithmetic import LANES, POINTER, Arithmetic
 from ._dense import Pair
 from ._dense_gradients import Gradients
 from ._kernels import compiled
 from ._lanes import BYTES, FLOAT, I32, I64, Lanes, where
 from ._loops import address_of, strides_of
 from ._matrices import any_of
-from ._sides import DIAGONAL
+from ._sides import DIAGONAL, work_bytes
 from ._transfer import Source
 
 LARGEST = {64: 1.7976931348623157e308, 32: 3.4028234663852886e38}
@@ -73,8 +73,8 @@ def _back(keywords: tuple[Any, Any], bits: int, block: int, wide: bool) -> Any:
             with builder.if_then(builder.icmp_signed("!=", out, I64(0))):
                 _transfer.write(a, bits, out, by_row, first, left, count, gradients.place)
             with builder.if_then(builder.icmp_signed("!=", total, I64(0))), a.each(0, count) as m:
-                at = builder.add(total, builder.mul(m, I64(BYTES)))
-                found = a.lanes(builder.add(gradients.place, builder.mul(m, I64(BYTES))))
+                at = a.beyond(builder.inttoptr(total, POINTER), a.times(m, BYTES))
+                found = a.lanes(a.beyond(gradients.place, a.times(m, BYTES)))
                 a.put_lanes(a.lanes(at) + found, at)
         return context.get_dummy_value()
 
@@ -99,7 +99,13 @@ def _read(builder: Any, sources: Any, work: Any, d: Any, first: Any, start: Any,
     small = block < 4 and not wide  # then there are as many dimensions
     a = Arithmetic(builder, wide, small)
     d, n = (I64(block), block) if small else (d, _filled_up(builder, d, block))
-    pair = Pair(a, work, n, block, d, keywords)
+    if small:  # what the compiler sees all of stays in registers
+        memory = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), work_bytes(n, wide, True)))
+        memory.align = BYTES
+        place = builder.bitcast(memory, POINTER)
+    else:
+        place = builder.inttoptr(work, POINTER)
+    pair = Pair(a, place, n, block, d, keywords)
     mean_p, spread_p, mean_q, spread_q = (
         _source(builder, each, bits) for each in cgutils.unpack_tuple(builder, sources)
     )

@@ -27,7 +27,7 @@ class Space:
 
     def _take(self, count: Index, size: int) -> Value:
         base = self.next
-        self.next = self.a.builder.add(base, self.a.index(self.a.times(count, size)))
+        self.next = self.a.beyond(base, self.a.times(count, size))
         return base
 
     def tile(self) -> Tile:

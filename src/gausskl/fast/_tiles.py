@@ -38,7 +38,7 @@ class Tile(NamedTuple):
         """Address of an entry."""
         a = self.arithmetic
         i, j = (j, i) if self.turned else (i, j)
-        return a.builder.add(self.base, a.index(a.times(a.plus(a.times(i, self.n), j), a.size)))
+        return a.beyond(self.base, a.times(a.plus(a.times(i, self.n), j), a.size))
 
     def __call__(self, i: Index, j: Index) -> Number:
         """An entry."""
@@ -114,12 +114,12 @@ class Factor(NamedTuple):
     def reciprocal(self, i: Index) -> Number:
         """1 / L_ii."""
         a = self.tile.arithmetic
-        return a.load(a.builder.add(self.inverse, a.index(a.times(i, a.size))))
+        return a.load(a.beyond(self.inverse, a.times(i, a.size)))
 
     def put_reciprocal(self, x: Number, i: Index) -> None:
         """Set it."""
         a = self.tile.arithmetic
-        a.store(x, a.builder.add(self.inverse, a.index(a.times(i, a.size))))
+        a.store(x, a.beyond(self.inverse, a.times(i, a.size)))
 
 
 def cholesky(x: Tile, into: Factor, less_one: Value | None = None) -> None:
@@ -149,7 +149,7 @@ def _cholesky(x: Tile, into: Factor, less_one: Value | None) -> None:
                 for c in range(size):
                     pivot = own[c][c]
                     if less_one is not None:
-                        a.put_lanes(rounded(pivot), a.builder.add(less_one, a.index(a.times(a.plus(j, c), BYTES))))
+                        a.put_lanes(rounded(pivot), a.beyond(less_one, a.times(a.plus(j, c), BYTES)))
                         pivot = one + pivot
                     own[c][c] = a.sqrt(pivot)
                     inverse = one / own[c][c] if a.wide else own[c][c] * (1.0 / pivot)  # neither waits for the other
@@ -213,7 +213,7 @@ def solve_vector(by: Factor, x: Value) -> None:
     tile, a = by.tile, by.tile.arithmetic
 
     def at(i: Index, r: int = 0) -> Value:
-        return a.builder.add(x, a.index(a.times(a.plus(i, r), a.size)))
+        return a.beyond(x, a.times(a.plus(i, r), a.size))
 
     rows = range(tile.block)
     with tile.blocks() as i:

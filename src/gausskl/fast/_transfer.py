@@ -29,11 +29,24 @@ class Source(NamedTuple):
 def lanes_of(a: Arithmetic, source: Source, first: Value, left: Value) -> list[Value]:
     """Where the arrays of eight rows begin; those after the last row are the last one again."""
     b = a.builder
+    start = b.add(source.base, b.mul(first, source.by_row))
+
+    def place(row: Value) -> Value:
+        return b.add(start, b.mul(row, source.by_row))
+
+    with b.if_else(b.icmp_signed(">=", left, I64(LANES)), likely=True) as (then, otherwise):
+        with then:
+            of_all, here = [place(I64(lane)) for lane in range(LANES)], b.basic_block
+        with otherwise:
+            last = b.sub(left, I64(1))
+            rows = [b.select(b.icmp_signed("<", I64(lane), last), I64(lane), last) for lane in range(LANES)]
+            of_some, there = [place(row) for row in rows], b.basic_block
     addresses = []
-    for lane in range(LANES):
-        beyond = b.icmp_signed(">=", I64(lane), left)
-        row = b.add(first, b.select(beyond, b.sub(left, I64(1)), I64(lane)))
-        addresses.append(b.add(source.base, b.mul(row, source.by_row)))
+    for one, other in zip(of_all, of_some, strict=True):
+        either = b.phi(I64)
+        either.add_incoming(one, here)
+        either.add_incoming(other, there)
+        addresses.append(either)
     return addresses
 
 
@@ -87,7 +100,7 @@ def _read(a: Arithmetic, source: Source, first: Value, left: Value, sizes: list[
 
 
 def entry(builder: Any, base: Value, m: Value) -> Value:
-    return builder.add(base, builder.mul(m, I64(BYTES)))
+    return builder.gep(base, [builder.mul(m, I64(BYTES))])
 
 
 def mask(builder: Any, count: Value) -> Value:
