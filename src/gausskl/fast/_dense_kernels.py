@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import _dense, _loops, _transfer
-from ._arithmetic import LANES, POINTER, Arithmetic
+from ._arithmetic import LANES, POINTER, VECTOR, Arithmetic
 from ._dense import Pair
 from ._dense_gradients import Gradients
 from ._kernels import compiled
@@ -99,8 +99,8 @@ def _read(builder: Any, sources: Any, work: Any, d: Any, first: Any, start: Any,
     small = block < 4 and not wide  # then there are as many dimensions
     a = Arithmetic(builder, wide, small)
     d, n = (I64(block), block) if small else (d, _filled_up(builder, d, block))
-    if small:  # what the compiler sees all of stays in registers
-        memory = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), work_bytes(n, wide, True)))
+    if small:  # stays in registers; of single bytes in place of vectors LLVM takes minutes to find that out
+        memory = cgutils.alloca_once(builder, ir.ArrayType(VECTOR, work_bytes(n, wide, True) // BYTES))
         memory.align = BYTES
         place = builder.bitcast(memory, POINTER)
     else:
