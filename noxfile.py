@@ -32,6 +32,9 @@ PAGES = {"torch": "distributions", "tensorflow": "tensorflow"}
 # What is tested a second time, with the formulas in place of compiled kernels.
 FORMULAS = ["test_accuracy.py", "test_gradients.py", "test_rules.py", "test_transforms_torch.py"]
 
+# The tests of a session on all cores; each takes neighbours, which share what they compare with.
+PYTEST = "pytest", "-n", "auto", "--dist", "worksteal"
+
 CUDA_PROBE = """
 import cupy
 try:
@@ -75,13 +78,13 @@ def tests(session: nox.Session, backend: str) -> None:
         if "NOT TESTED" in output:
             print(output)
             return
-    session.run("pytest", "--require-backend", backend, *session.posargs)
+    session.run(*PYTEST, "--require-backend", backend, *session.posargs)
     if backend in PAGES:
         session.run("pytest", "docs/test_pages.py", "-k", PAGES[backend])
     if backend == "torch":  # `minimums` does this for NumPy
         files = [f"tests/{name}" for name in FORMULAS]
         without = "--without-numba", "-k", "not compile and not export"  # which never use it
-        session.run("pytest", "--require-backend", backend, *without, *files, *session.posargs)
+        session.run(*PYTEST, "--require-backend", backend, *without, *files, *session.posargs)
 
 
 @nox.session
@@ -89,7 +92,7 @@ def minimums(session: nox.Session) -> None:
     """Test with the lowest versions of the required dependencies, and nothing optional."""
     lowest = [requirement.replace(">=", "==", 1) for requirement in PYPROJECT["project"]["dependencies"]]
     install(session, ".", *lowest, group="tests")
-    session.run("pytest", "--require-backend", "numpy", *session.posargs)
+    session.run(*PYTEST, "--require-backend", "numpy", *session.posargs)
 
 
 @nox.session
