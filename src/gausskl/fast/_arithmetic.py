@@ -10,7 +10,8 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from ._lanes import BYTES, FLOAT, I64, Lanes, fma, sqrt, vector
+from ._lanes import BYTES, FLOAT, I64, Lanes, sqrt, vector
+from ._operations import fma
 from ._wide import Number, Wide, of_lanes
 
 LANES = 8

@@ -12,8 +12,9 @@ from numba.core import cgutils
 
 from . import _matrices
 from ._arithmetic import Arithmetic, Index, Value, parts, rounded
-from ._lanes import BYTES, I64, Lanes, fma, where
+from ._lanes import BYTES, I64, Lanes
 from ._matrices import any_of, only_if, where_number
+from ._operations import fma, where
 from ._sides import Side, Space
 from ._terms import gap, outside
 from ._tiles import Factor, Load, Tile, cholesky, solve, solve_vector

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from ._arithmetic import Index, rounded
 from ._dense import Pair
-from ._lanes import BYTES, Lanes, where
+from ._lanes import BYTES, Lanes
 from ._matrices import only_if, packed_place, sign_of_column, where_number
+from ._operations import where
 from ._sides import Side
 from ._tiles import Tile, cholesky, solve, solve_transposed
 from ._wide import Number

@@ -16,9 +16,10 @@ from ._arithmetic import LANES, POINTER, VECTOR, Arithmetic
 from ._dense import Pair
 from ._dense_gradients import Gradients
 from ._kernels import compiled
-from ._lanes import BYTES, FLOAT, I32, I64, Lanes, where
+from ._lanes import BYTES, FLOAT, I32, I64, Lanes
 from ._loops import address_of, strides_of
 from ._matrices import any_of
+from ._operations import where
 from ._sides import DIAGONAL, work_bytes
 from ._transfer import Source
 

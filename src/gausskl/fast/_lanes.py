@@ -128,16 +128,13 @@ class Lanes:
         """Whether the size of a float is at most ``limit``."""
         return self.size().not_above(limit)
 
+    def choose(self, a: Lanes, b: Lanes | float) -> Lanes:
+        """``a`` where this condition holds, else ``b``."""
+        return a._new(self.builder.select(self.value, a.value, a._like(b)))
 
-def where(condition: Lanes, a: Lanes, b: Lanes | float) -> Lanes:
-    """``a`` where the condition holds, else ``b``."""
-    return a._new(a.builder.select(condition.value, a.value, a._like(b)))
-
-
-def fma(a: Lanes | float, b: Lanes | float, c: Lanes | float) -> Lanes:
-    """``a * b + c``, rounded once where the processor can."""
-    some = next(x for x in (a, b, c) if isinstance(x, Lanes))
-    return _call("fmuladd", *[some._new(some._like(x)) for x in (a, b, c)])
+    def fused(self, a: Lanes | float, b: Lanes | float, c: Lanes | float) -> Lanes:
+        """``a * b + c``, rounded once where the processor can, for numbers like this one."""
+        return _call("fmuladd", *[self._new(self._like(x)) for x in (a, b, c)])
 
 
 def fma_exact(a: Lanes, b: Lanes, c: Lanes) -> Lanes:
@@ -156,15 +153,6 @@ def _call(name: str, *arguments: Lanes) -> Lanes:
     full = f"llvm.{name}.v{kind.count}f{some.bits}"
     function = cgutils.get_or_insert_function(some.builder.module, ir.FunctionType(kind, [kind] * len(arguments)), full)
     return some._new(some.builder.call(function, [argument.value for argument in arguments]))
-
-
-def polynomial(coefficients: dict[int, tuple[float, ...]], x: Lanes) -> Lanes | float:
-    """Horner's rule with the coefficients for the precision of ``x``."""
-    *rest, last = coefficients[x.bits]
-    value: Lanes | float = last
-    for coefficient in reversed(rest):
-        value = fma(value, x, coefficient)
-    return value
 
 
 def vector(element: Any) -> Any:

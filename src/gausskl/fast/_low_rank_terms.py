@@ -11,7 +11,8 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from ._lanes import Lanes, fma
+from ._lanes import Lanes
+from ._operations import fma
 from ._terms import gap, outside
 
 

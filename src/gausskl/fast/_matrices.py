@@ -11,7 +11,8 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from ._arithmetic import LANES, Arithmetic, Index, Value, parts, rounded
-from ._lanes import I64, Lanes, sqrt, where
+from ._lanes import I64, Lanes, sqrt
+from ._operations import where
 from ._terms import exp
 from ._tiles import Factor, Tile
 from ._transfer import entry as place_of

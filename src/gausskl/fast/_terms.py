@@ -12,10 +12,13 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._series import ATANH_TAIL_NARROW, EXPM1_TAIL, EXPM1_TAIL_NARROW
-from ._lanes import Lanes, fma, polynomial, where
+from ._operations import fma, polynomial, where
+
+if TYPE_CHECKING:
+    from ._lanes import Lanes
 
 LN2_HIGH = float.fromhex("0x1.62e42fefa3800p-1")  # its last bits are 0: times a small integer it is exact
 LN2_LOW = float.fromhex("0x1.ef35793c76730p-45")
