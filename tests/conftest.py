@@ -1,11 +1,14 @@
 """The `xp` fixture: every test that takes it runs once per array library."""
 
+import os
 import sys
 
 import hypothesis
 import pytest
 from array_api_extra.testing import patch_lazy_xp_functions
 
+import helpers
+from gausskl import fast
 from helpers import Backend
 
 LIBRARIES = sorted({backend.library for backend in Backend})
@@ -30,12 +33,19 @@ def pytest_addoption(parser):
         choices=LIBRARIES,
         help="test this array library and no other (may be repeated); fail if it does not work",
     )
+    parser.addoption("--torch-device", default="cpu", help="where the tensors of torch are: cpu, cuda or interpreter")
     parser.addoption("--without-numba", action="store_true", help="test as if Numba were not installed")
 
 
 def pytest_configure(config):
     if config.getoption("without_numba"):
         sys.modules["numba"] = None
+    device = config.getoption("torch_device")
+    if device == "interpreter":  # Triton serves tensors of the CPU, step by step
+        os.environ["TRITON_INTERPRET"] = "1"
+        fast.PATHS["torch", False] = "triton"
+    else:
+        helpers.TORCH_DEVICE = device
     required = config.getoption("require_backend")
     for backend in Backend:
         if required and backend.library not in required:

@@ -9,6 +9,8 @@ import numpy as np
 
 from gausskl._namespace import namespace
 
+TORCH_DEVICE = "cpu"  # --torch-device
+
 
 class Backend(Enum):
     """One parameter of the `xp` fixture; the value is the module that makes its arrays."""
@@ -70,6 +72,7 @@ def make(xp, values, dtype=None):
     `dtype` is the name of another dtype to convert to, such as "bfloat16".
     """
     array = xp.asarray(np.array(values))  # a copy: no backend shares memory with the test's array
+    array = array.to(TORCH_DEVICE) if array_api_compat.is_torch_array(array) else array
     return array if dtype is None else xp.astype(array, getattr(xp, dtype))
 
 

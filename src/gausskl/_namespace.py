@@ -56,6 +56,11 @@ def device_of(array: Array, *, xp: Any) -> Any:
     return None if library(xp) in MOVES_FREELY else array.device
 
 
+def is_on_gpu(array: Array) -> bool:
+    """Whether an array of CuPy or torch is in the memory of a CUDA device."""
+    return library_of(array) == "cupy" or bool(getattr(array, "is_cuda", False))
+
+
 def name_of_dtype(dtype: Any) -> str:
     """Name of a dtype, for a sentence: "float32"."""
     name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
@@ -88,14 +93,21 @@ _tensors: tuple[type, ...] = ()
 
 
 def signature(*arrays: Array) -> tuple[Any, ...] | None:
-    """Dtypes and shapes of arrays that are exactly NumPy's, or exactly torch's in the memory of the CPU; else None."""
+    """Dtypes, shapes and devices of arrays that are exactly NumPy's, CuPy's or torch's, with values; else None."""
     found: list[Any] = []
     for array in arrays:
         kind = type(array)
         if kind is np.ndarray:
             if not (array.dtype.isnative and array.flags.aligned):
                 return None
-        elif not (kind in _tensors or _is_tensor(kind)) or array.layout is not _torch.strided or not array.is_cpu:
+        elif kind in _tensors or _is_tensor(kind):
+            if array.layout is not _torch.strided or not (array.is_cpu or array.is_cuda):
+                return None
+            if not array.is_cpu:
+                found.append(array.device)
+        elif kind.__module__ == "cupy" and kind.__name__ == "ndarray":
+            found.append(("cupy", array.device.id))
+        else:
             return None
         found += array.dtype, array.shape
     return None if _torch is not None and _torch.compiler.is_compiling() else tuple(found)

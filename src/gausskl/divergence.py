@@ -14,7 +14,7 @@ Array = Any
 Reduction = Literal["none", "sum", "mean"]
 
 REDUCTIONS = ("none", "sum", "mean")
-PATHS = ("auto", "generic", "numba")
+PATHS = ("auto", "generic", "numba", "triton", "cupy")
 PATH_ASKED = "the array-API formulas, as asked"
 
 
@@ -97,7 +97,7 @@ def kl_divergence(
     validate : bool, optional
         By default, arrays on the CPU whose values can be read are looked at again if the result holds a number that
         is not finite. ``False``: never; a bad element is NaN or inf, as are its gradients. ``True``: on a GPU as well.
-    path : {"auto", "generic", "numba"}, default "auto"
+    path : {"auto", "generic", "numba", "triton", "cupy"}, default "auto"
         Which implementation runs; see :func:`plan`. One that cannot serve the call is an error.
     precise : bool, default False
         Compute dense pairs with about 32 digits instead of 16, for matrices that are nearly singular: the result is
@@ -164,10 +164,12 @@ def plan(
         As in :func:`kl_divergence`.
     per_dim : bool, default False
         As in :func:`kl_divergence`.
-    path : {"auto", "generic", "numba"}, default "auto"
+    path : {"auto", "generic", "numba", "triton", "cupy"}, default "auto"
         ``"generic"`` is the array-API formulas, which serve every library and every pair. ``"numba"`` is one compiled
         pass over arrays of NumPy, or tensors of PyTorch on the CPU: for two diagonal Gaussians described in the same
-        way, and for dense ones of up to 128 dimensions. ``"auto"`` takes the fastest path that serves the pair.
+        way, and for dense ones of up to 128 dimensions. ``"triton"`` and ``"cupy"`` are one pass on a GPU, over tensors
+        of PyTorch and arrays of CuPy: for two diagonal Gaussians, on the former described in the same way. ``"auto"``
+        takes the fastest path that serves the pair.
     precise : bool, default False
         As in :func:`kl_divergence`.
 
@@ -194,9 +196,9 @@ def plan(
     p, q = two_gaussians(p, q)
     job = _job(p, q, per_dim, path, precise)
     if isinstance(job, str):
-        obstacle, reason, computed_in = job, job, None
+        obstacle, reason, computed_in, serves = job, job, None, "generic"
     else:
-        obstacle, reason, computed_in = fast.obstacle_now(job), job.reason, job.computed_in
+        obstacle, reason, computed_in, serves = fast.obstacle_now(job), job.reason, job.computed_in, job.path
         _can_serve(path, obstacle, job.precise)
     pair, standard = Pair(p, q, per_dim), ", the standard normal" if q is None else ""
     return Plan(
@@ -207,7 +209,7 @@ def plan(
         q=f"{pair.q.structure} ({pair.q.keyword}){standard}",
         batch_shape=pair.batch_shape,
         event_size=p.event_size,
-        path="generic" if obstacle else "numba",
+        path="generic" if obstacle else serves,
         reason=obstacle or reason,
     )
 
@@ -242,7 +244,7 @@ def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bo
     try:
         job.engine.warm_up(job, bool(gradients))
     except fast.CannotCompile as error:
-        fast.give_up(error)
+        fast.give_up(job.path, error)
 
 
 _jobs: dict[Any, fast.Job | str] = {}
@@ -265,7 +267,7 @@ def _job(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: boo
         return fast.ANY
     pair = Pair(p, q, per_dim)
     forms = (p.form,) if q is None else (p.form, q.form)
-    job = PATH_ASKED if path == "generic" else fast.job(forms, pair.batch_shape, per_dim, precise)
+    job = PATH_ASKED if path == "generic" else fast.job(forms, pair.batch_shape, per_dim, precise, path)
     if isinstance(job, str):
         _can_serve(path, job, precise)
     if len(_jobs) >= MOST_FORMS:
@@ -275,8 +277,8 @@ def _job(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: boo
 
 
 def _can_serve(path: str, obstacle: str, precise: bool) -> None:
-    if obstacle and path == "numba":
-        raise ValueError(f'path="numba" cannot serve this call: {obstacle}; leave path out, or give path="generic"')
+    if obstacle and path not in ("auto", "generic"):
+        raise ValueError(f'path="{path}" cannot serve this call: {obstacle}; leave path out, or give path="generic"')
     if obstacle and precise:
         raise ValueError(f"precise=True cannot serve this call: {obstacle}; leave precise out")
 
@@ -291,9 +293,9 @@ def _by_leaf(
         try:
             result, suspect = job.leaf.divergence(job, arrays, reduction)
         except fast.CannotCompile as error:
-            obstacle = fast.give_up(error)
+            obstacle = fast.give_up(job.path, error)
         else:
-            if suspect is not None and validate is not False:
+            if suspect is not None and (validate or (validate is None and job.path == "numba")):
                 _diagnosis.judge(suspect, p, standard_normal(p) if q is None else q, job.precise)
             return result
     _can_serve(path, obstacle, job.precise)

@@ -24,10 +24,21 @@ STRUCTURE = {
 class Form:
     """What is known of a Gaussian without its values. Gaussians share it, so that it is found out once.
 
-    A ``plain`` form belongs to arrays that are exactly NumPy's, or exactly torch's in the memory of the CPU.
+    A ``plain`` form belongs to arrays that are exactly NumPy's, CuPy's or torch's, with values in memory.
     """
 
-    __slots__ = ("batch_shape", "dtypes", "event_size", "keyword", "library", "ndims", "packing", "plain", "untyped")
+    __slots__ = (
+        "batch_shape",
+        "dtypes",
+        "event_size",
+        "keyword",
+        "library",
+        "ndims",
+        "on_gpu",
+        "packing",
+        "plain",
+        "untyped",
+    )
 
     def __init__(self, keyword: str, packing: str | None, mean: Array, spread: dict[str, Array], untyped: bool) -> None:
         _checks.known_shapes({"mean": mean, **spread})
@@ -37,6 +48,7 @@ class Form:
         self.library = _namespace.library_of(mean)
         self.dtypes = tuple(_namespace.name_of_dtype(array.dtype) for array in (mean, *spread.values()))
         self.ndims = tuple(len(array.shape) for array in (mean, *spread.values()))
+        self.on_gpu = _namespace.is_on_gpu(mean)
         self.plain = False
 
 

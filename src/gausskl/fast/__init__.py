@@ -9,6 +9,7 @@ import functools
 import importlib
 import importlib.util
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,13 @@ DENSE = ("cov", "scale_tril", "packed_tril", "precision")
 LARGEST = 128  # dimensions of a dense pair: beyond, LAPACK is as quick and needs less memory
 LARGEST_PRECISE = 64
 ENGINES = {"diagonal": "_diagonal", "dense": "_dense_pairs", "low rank": "_low_rank_pairs"}
+PATHS = {("numpy", False): "numba", ("torch", False): "numba", ("torch", True): "triton", ("cupy", True): "cupy"}
+SERVES = {
+    "numba": "arrays of NumPy, and tensors of PyTorch in the memory of the CPU",
+    "triton": "tensors of PyTorch on a GPU",
+    "cupy": "arrays of CuPy",
+}
+LEAVES = {("numba", "numpy"): "_numba", ("numba", "torch"): "_torch", ("triton", "torch"): "_torch_triton"}
 ANY = "the array-API formulas serve every library and every pair"
 
 
@@ -47,6 +55,7 @@ class _Once:
 class Job:
     """A pair of Gaussians as a leaf sees it: nothing but its values is missing."""
 
+    path: str
     library: str
     spreads: tuple[tuple[str, str | None], ...]  # keyword and packing of p and of q, or of p alone
     bits: int
@@ -123,17 +132,18 @@ class Job:
     @_Once
     def engine(self) -> Any:
         """The module that knows the kernels for such pairs."""
-        return _import(ENGINES[self.structure])
+        return _import(ENGINES[self.structure]) if self.path == "numba" else self.leaf
 
     @_Once
     def leaf(self) -> Any:
         """The module that knows the library."""
-        return _import("_torch" if self.library == "torch" else "_numba")
+        return _import(LEAVES.get((self.path, self.library), "_cupy"))
 
     @_Once
     def reason(self) -> str:
         """Why a kernel serves the pair."""
-        return f"one compiled pass over {self.structure} Gaussians in the memory of the CPU"
+        where = "in the memory of the CPU" if self.path == "numba" else "on the GPU"
+        return f"one compiled pass over {self.structure} Gaussians {where}"
 
 
 class CannotCompile(Exception):
@@ -147,19 +157,33 @@ def _import(name: str) -> Any:
         raise CannotCompile(f"{type(error).__name__}: {error}") from error
 
 
-_broken = ""  # why no kernel can be had
+_broken: dict[str, str] = {}  # path to why no kernel can be had
 
 
-def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool, precise: bool) -> Job | str:
+def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool, precise: bool, path: str) -> Job | str:
     """What a leaf is to do for Gaussians of these forms, or why none serves them."""
     p, q = forms[0], forms[-1]
     keywords = dict.fromkeys(form.keyword for form in forms)
     dtypes = dict.fromkeys(dtype for form in forms for dtype in form.dtypes)
     if not all(form.plain for form in forms) or p.library != q.library:
         return ANY
-    diagonal = set(keywords) <= set(DIAGONAL)
-    if diagonal and len(keywords) > 1:
-        return f"compiled kernels are for two spreads of one kind, not for {' and '.join(keywords)}"
+    own = PATHS[p.library, p.on_gpu]
+    path = own if path == "auto" else path
+    if path != own and not (path == "triton" and p.library == "torch" and _interprets()):
+        return f"{path} is for {SERVES[path]}"
+    obstacle = (_on_cpu if path == "numba" else _on_gpu)(keywords, dtypes, p.event_size, precise)
+    if not obstacle and path != "cupy" and set(keywords) <= set(DIAGONAL) and len(keywords) > 1:
+        obstacle = f"compiled kernels are for two spreads of one kind, not for {' and '.join(keywords)}"
+    if obstacle or _missing(path) or path in _broken:
+        return obstacle or _missing(path) or _broken[path]
+    two_axes = len(batch_shape) == 1 and {ndim for form in forms for ndim in form.ndims} == {2}
+    spreads = tuple((form.keyword, form.packing) for form in forms)
+    bits = max(32, int(p.dtypes[0].removeprefix("b").removeprefix("float")))
+    return Job(path, p.library, spreads, bits, batch_shape, p.event_size, per_dim, two_axes, precise)
+
+
+def _on_cpu(keywords: dict[str, None], dtypes: dict[str, None], size: int, precise: bool) -> str:
+    """Why the kernels for a CPU do not serve such a pair, if they do not."""
     if list(dtypes) not in (["float32"], ["float64"]):
         return f"compiled kernels are for float32 or float64 throughout, not for {' and '.join(dtypes)}"
     largest = LARGEST_PRECISE if precise else LARGEST
@@ -169,37 +193,50 @@ def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool, pre
         if set(keywords) - {"low_rank", "var"}:
             other = " and ".join(keyword for keyword in keywords if keyword != "low_rank")
             return f"compiled kernels for Gaussians of low rank are for two of them, or one and a var, not for {other}"
-    elif not diagonal and p.event_size > largest:
+    elif not set(keywords) <= set(DIAGONAL) and size > largest:
         return f"compiled kernels for dense Gaussians are for at most {largest} dimensions"
-    two_axes = len(batch_shape) == 1 and {ndim for form in forms for ndim in form.ndims} == {2}
-    spreads = tuple((form.keyword, form.packing) for form in forms)
-    bits = int(p.dtypes[0].removeprefix("float"))
-    return _missing() or _broken or Job(p.library, spreads, bits, batch_shape, p.event_size, per_dim, two_axes, precise)
+    return ""
+
+
+def _on_gpu(keywords: dict[str, None], dtypes: dict[str, None], size: int, precise: bool) -> str:
+    """Why the kernels for a GPU do not serve such a pair, if they do not."""
+    if not set(keywords) <= set(DIAGONAL):
+        return "compiled kernels for a GPU are for diagonal Gaussians"
+    if len(dtypes) > 1 or not set(dtypes) <= {"float16", "bfloat16", "float32", "float64"}:
+        return f"compiled kernels are for one floating dtype throughout, not for {' and '.join(dtypes)}"
+    return ""
 
 
 @functools.cache
-def _missing() -> str:
-    return "" if importlib.util.find_spec("numba") else "numba is not installed: pip install gausskl[numba]"
+def _missing(path: str) -> str:
+    """What has to be installed for a path; CuPy is there where its arrays are."""
+    cures = {"numba": "pip install gausskl[numba]", "triton": "pip install triton"}
+    return f"{path} is not installed: {cures[path]}" if path in cures and not importlib.util.find_spec(path) else ""
+
+
+def _interprets() -> bool:
+    """Whether Triton has been told to run its kernels without a GPU, step by step."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def obstacle_now(job: Job) -> str:
     """Why a leaf does not serve its job here and now; "" if it does."""
-    if _broken or job.library != "torch":
-        return _broken
+    if job.path in _broken or job.library != "torch":
+        return _broken.get(job.path, "")
     try:
         return str(job.leaf.obstacle())
     except CannotCompile as error:
-        return give_up(error)
+        return give_up(job.path, error)
 
 
-def give_up(error: CannotCompile) -> str:
+def give_up(path: str, error: CannotCompile) -> str:
     """No kernel can be had: say so once, and leave everything to the formulas."""
-    global _broken
-    if not _broken:
+    if path not in _broken:
         first = str(error).strip().partition("\n")[0]
-        _broken = f"numba could not make a kernel ({first})"
+        _broken[path] = f"{path} could not make a kernel ({first})"
         level = 1  # the first line that is not this package's
         while sys._getframe(level).f_globals["__name__"].partition(".")[0] == __name__.partition(".")[0]:
             level += 1
-        warnings.warn(f"gausskl runs without its compiled kernels: {_broken}", RuntimeWarning, stacklevel=level + 1)
-    return _broken
+        message = f"gausskl runs without its compiled kernels: {_broken[path]}"
+        warnings.warn(message, RuntimeWarning, stacklevel=level + 1)
+    return _broken[path]

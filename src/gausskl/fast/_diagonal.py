@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from .. import _blocks, _namespace, _pairs
-from .._gradients import RULES
 from . import Job, _numba, _threads
+from ._partials import four, partials
 from ._rows import as_rows
 
 Array = Any
@@ -133,29 +133,12 @@ def _rows(job: Job, arrays: tuple[Array, ...], special: Array) -> list[Array]:
     return [np.broadcast_to(array, (*job.batch, job.event_size))[index].astype(np.float64) for array in arrays]
 
 
-def _four(job: Job, arrays: Sequence[Array], *, xp: Any) -> list[Array]:
-    """Mean and spread of p and of q; for the standard normal too."""
-    if not job.standard:
-        return [*arrays]
-    mean, spread = arrays
-    return [mean, spread, xp.zeros_like(mean), (xp.zeros_like if "log" in job.keyword else xp.ones_like)(spread)]
-
-
 def _by_formula(job: Job, rows: list[Array]) -> Array:
     spread = _pairs.Spread(job.keyword)
     formula = functools.partial(_pairs.divergence, p=spread, q=spread, per_dim=job.per_dim, dtype=np.float64)
     with np.errstate(all="ignore"):
-        values = _blocks.evaluate(formula, _four(job, rows, xp=np), [1] * 4).astype(job.dtype)
+        values = _blocks.evaluate(formula, four(job.spreads, rows, xp=np), [1] * 4).astype(job.dtype)
     return values.reshape(len(rows[0]), -1)
-
-
-def partials(job: Job, arrays: Sequence[Array], *, xp: Any) -> list[Array]:
-    """Partial derivatives of the terms, by the formulas of any array library."""
-    mean_p, spread_p, mean_q, spread_q = _four(job, arrays, xp=xp)
-    if job.keyword != "log_std":
-        return list(RULES[f"_{job.keyword}_terms"].gradient(mean_p, spread_p, mean_q, spread_q, xp=xp))
-    by_log_var = RULES["_log_var_terms"].gradient(mean_p, 2 * spread_p, mean_q, 2 * spread_q, xp=xp)
-    return [2 * partial if k % 2 else partial for k, partial in enumerate(by_log_var)]
 
 
 def _correct(job: Job, arrays: tuple[Array, ...], weights: Array, targets: list[Array], special: Array) -> None:
@@ -163,6 +146,6 @@ def _correct(job: Job, arrays: tuple[Array, ...], weights: Array, targets: list[
     index = np.unravel_index(special, job.batch)
     *rows, weight = _rows(job, (*arrays, weights), special)
     with np.errstate(all="ignore"):
-        for target, partial in zip(targets, partials(job, rows, xp=_namespace.namespace(weight)), strict=False):
+        for target, partial in zip(targets, partials(job.spreads, rows, xp=_namespace.namespace(weight)), strict=False):
             if len(target):
                 target[0][index] = weight * partial

@@ -9,25 +9,14 @@ from typing import Any
 import array_api_compat.torch as xp
 import numpy as np
 import torch
-from torch._C import DispatchKey, _get_tracing_state, _len_torch_dispatch_stack
-from torch._C import _dispatch_tls_is_dispatch_key_included as _is_included
-from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
-from torch.autograd import forward_ad
+from torch._C._functorch import is_legacy_batchedtensor
 
 from . import CannotCompile, Job, _numba, give_up
+from ._torch_follows import followed, obstacle, of_each
 
 Tensor = Any
 
-
-def obstacle() -> str:
-    """Why the leaf does not serve tensors here and now; "" if it does."""
-    if peek_interpreter_stack() is not None:
-        return "a torch.func transform is at work"
-    if forward_ad._current_level >= 0:
-        return "forward-mode differentiation is at work"
-    if _len_torch_dispatch_stack() or _get_tracing_state() is not None or _is_included(DispatchKey.PreDispatch):
-        return "torch is recording operations"
-    return ""
+__all__ = ["divergence", "obstacle"]
 
 
 def divergence(job: Job, tensors: tuple[Tensor, ...], reduction: str) -> tuple[Tensor, Any]:
@@ -79,7 +68,7 @@ class _Divergence(torch.autograd.Function):
                 if gradients is not None and ctx.special is not None and not job.diagonal:
                     _add_special(job, tensors, weights, wanted, ctx.special, gradients)
             except CannotCompile as error:
-                give_up(error)
+                give_up(job.path, error)
         if gradients is None:
             return None, None, None, *_followed(job, ctx.reduction, tensors, cotangent, wanted)
         return None, None, None, *[None if array is None else torch.from_numpy(array) for array in gradients]
@@ -97,15 +86,10 @@ def _followed(
     job: Job, reduction: str, tensors: tuple[Tensor, ...], cotangent: Tensor, wanted: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """The gradients by operations that torch follows: for second derivatives, and under a transform."""
-    if reduction != "none":
-        cotangent = (cotangent / job.count if reduction == "mean" else cotangent).expand(job.shape)
-    if not job.diagonal:
-        return _by_autograd(job, tensors, cotangent, wanted)
-    weights = cotangent if job.per_dim else cotangent.unsqueeze(-1)
-    return [
-        (weights * partial).sum_to_size(tensor.shape) if want else None
-        for tensor, partial, want in zip(tensors, job.engine.partials(job, tensors, xp=xp), wanted, strict=False)
-    ]
+    cotangent = of_each(job, reduction, cotangent)
+    if job.diagonal:
+        return followed(job, tensors, cotangent, wanted)
+    return _by_autograd(job, tensors, cotangent, wanted)
 
 
 def _add_special(

@@ -1,0 +1,66 @@
+"""What the kernels for a GPU have in common: the lines that compute a diagonal pair, dimension by dimension.
+
+The formulas of ``_terms.py`` have one division and no logarithm for a dimension, and say where they do not hold: there,
+and where a number is not finite, the ones of ``_formulas.py`` are computed in the kernel as well. So nothing has to be
+read back to find out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from .._pairs import AS_LOG_STD, AS_STD, DIAGONAL
+from ._partials import Spreads, four, partials
+from ._symbols import Program, Symbol
+from ._terms import FORMULAS
+
+Dialect = Mapping[str, Any]
+
+
+class Lines(NamedTuple):
+    """Lines of a program, and the names of what they compute."""
+
+    lines: list[str]
+    results: list[str]
+
+
+def names(spreads: Spreads) -> tuple[str, ...]:
+    """Names of the arrays, and of the variables that hold their numbers."""
+    return ("mean_p", "spread_p", "mean_q", "spread_q")[: 2 * len(spreads)]
+
+
+def quick(spreads: Spreads, bits: int, dialect: Dialect, gradients: bool = False) -> Lines | None:
+    """The terms, or the partial derivatives, and whether they do not hold; None where there are no such formulas."""
+    keywords = [keyword for keyword, _ in spreads]
+    family: Any = next((some for some in (AS_STD, AS_LOG_STD) if set(keywords) <= set(some)), None)
+    if family is None:
+        return None
+    program = Program(bits, dialect, "v")
+    given = [program.symbol(name) for name in names(spreads)]
+    known = keywords[0]
+    if len(set(keywords)) > 1:
+        known = next(iter(family))
+        for k, keyword in enumerate(keywords):
+            given[2 * k + 1] = family[keyword](given[2 * k + 1], xp=program)
+    formula = FORMULAS[known, len(spreads) == 1]
+    terms, mark = formula.terms(*given)
+    outside = (mark < 0) | mark.at_least(2 ** (bits - 2))
+    results = formula.gradient(*given) if gradients else (terms,)
+    for result in results:
+        outside = outside | ~(program.abs(result) < program.inf)
+    return _finished(program, *results, outside)
+
+
+def careful(spreads: Spreads, bits: int, dialect: Dialect, gradients: bool = False) -> Lines:
+    """The terms, or the partial derivatives, whatever the numbers."""
+    program = Program(bits, dialect, "w")
+    given = [program.symbol(name) for name in names(spreads)]
+    if gradients:
+        return _finished(program, *partials(spreads, given, xp=program)[: len(given)])
+    p, q = spreads[0][0], spreads[-1][0]
+    return _finished(program, DIAGONAL[p, q](*four(spreads, given, xp=program), xp=program))
+
+
+def _finished(program: Program, *results: Symbol) -> Lines:
+    return Lines(program.lines(*results), [result.name for result in results])

@@ -1,0 +1,43 @@
+"""Where torch itself follows a computation: the leaves step aside, or leave it operations that it can follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat.torch as xp
+from torch._C import DispatchKey, _get_tracing_state, _len_torch_dispatch_stack
+from torch._C import _dispatch_tls_is_dispatch_key_included as _is_included
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
+
+from . import Job
+from ._partials import partials
+
+Tensor = Any
+
+
+def obstacle() -> str:
+    """Why the leaf does not serve tensors here and now; "" if it does."""
+    if peek_interpreter_stack() is not None:
+        return "a torch.func transform is at work"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation is at work"
+    if _len_torch_dispatch_stack() or _get_tracing_state() is not None or _is_included(DispatchKey.PreDispatch):
+        return "torch is recording operations"
+    return ""
+
+
+def of_each(job: Job, reduction: str, cotangent: Tensor) -> Tensor:
+    """What each result counts in the loss, where the cotangent is that of all of them together."""
+    if reduction == "none":
+        return cotangent
+    return (cotangent / job.count if reduction == "mean" else cotangent).expand(job.shape)
+
+
+def followed(job: Job, tensors: tuple[Tensor, ...], cotangent: Tensor, wanted: tuple[bool, ...]) -> list[Tensor | None]:
+    """The gradients of a diagonal pair by the formulas."""
+    weights = cotangent if job.per_dim else cotangent.unsqueeze(-1)
+    return [
+        (weights * partial).sum_to_size(tensor.shape) if want else None
+        for tensor, partial, want in zip(tensors, partials(job.spreads, tensors, xp=xp), wanted, strict=False)
+    ]
