@@ -12,6 +12,8 @@ nox.options.default_venv_backend = "virtualenv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
+CUPY = os.environ.get("GAUSSKL_CUPY", "cupy")  # cupy-cuda13 for CUDA 13
+
 # What each backend's environment holds besides the test tools.
 BACKENDS = {
     "numpy": [".[numba]", "ndonnx", "onnxruntime"],
@@ -20,7 +22,8 @@ BACKENDS = {
     "jax": [".[jax]", "numpyro"],
     "dask": [".[dask]", "distributed"],
     "tensorflow": [".", "tensorflow-cpu", "tensorflow-probability"],
-    "cupy": [f".[{os.environ.get('GAUSSKL_CUPY', 'cupy')}]"],  # cupy-cuda13 for CUDA 13
+    "triton": [".[torch]", "triton"],
+    "cupy": [f".[{CUPY}]", f"nvidia-cuda-nvrtc{'-cu12' if CUPY == 'cupy' else ''}"],  # NVRTC compiles without a GPU
 }
 
 # TensorFlow Probability asks for tf-keras, which would bring TensorFlow's other build.
@@ -35,12 +38,18 @@ FORMULAS = ["test_accuracy.py", "test_gradients.py", "test_rules.py", "test_tran
 # The tests of a session on all cores; each takes neighbours, which share what they compare with.
 PYTEST = "pytest", "-n", "auto", "--dist", "worksteal"
 
+# What a GPU is tested with: values, gradients and rules on its arrays, and the kernels.
+ON_GPU = ["test_accuracy.py", "test_accuracy_dense.py", "test_accuracy_low_rank.py", "test_properties.py"]
+KERNELS = {"triton": ["test_triton.py"], "cupy": ["test_cuda_source.py"]}
+# Triton's interpreter does everything one element after the other: diagonal pairs, which its kernels serve.
+INTERPRETED = ["test_triton.py", "test_accuracy.py", "test_gradients.py"]
+
 CUDA_PROBE = """
-import cupy
+import {library}
 try:
-    cupy.zeros(1)
-except cupy.cuda.runtime.CUDARuntimeError as error:
-    print(f"cupy: NOT TESTED: no CUDA device ({error})")
+    print({library}.zeros(1, **{arguments}).device)
+except Exception as error:
+    print(f"{library}: NOT TESTED ON A GPU: {{error}}")
 """
 
 
@@ -73,11 +82,9 @@ def tests(session: nox.Session, backend: str) -> None:
     install(session, *BACKENDS[backend], group="tests")
     for package in WITHOUT_DEPENDENCIES.get(backend, []):
         session.install("--constraint", ".ci/constraints.txt", "--no-deps", package)
-    if backend == "cupy":
-        output = session.run("python", "-c", CUDA_PROBE, silent=True)
-        if "NOT TESTED" in output:
-            print(output)
-            return
+    if backend in KERNELS:
+        on_gpu(session, backend)
+        return
     session.run(*PYTEST, "--require-backend", backend, *session.posargs)
     if backend in PAGES:
         session.run("pytest", "docs/test_pages.py", "-k", PAGES[backend])
@@ -85,6 +92,24 @@ def tests(session: nox.Session, backend: str) -> None:
         files = [f"tests/{name}" for name in FORMULAS]
         without = "--without-numba", "-k", "not compile and not export"  # which never use it
         session.run(*PYTEST, "--require-backend", backend, *without, *files, *session.posargs)
+
+
+def on_gpu(session: nox.Session, backend: str) -> None:
+    """Test what runs on a GPU; where there is none, what can be tested of it without."""
+    library, arguments = ("torch", {"device": "cuda"}) if backend == "triton" else ("cupy", {})
+    found = session.run("python", "-c", CUDA_PROBE.format(library=library, arguments=arguments), silent=True)
+    print(found)
+    kernels = [f"tests/{name}" for name in KERNELS[backend]]
+    everything = [*(f"tests/{name}" for name in ON_GPU), *kernels]
+    if "NOT TESTED" not in found:
+        device = ["--torch-device", "cuda", "tests/test_gradients.py"] if backend == "triton" else []
+        session.run(*PYTEST, "--require-backend", library, *device, *everything, *session.posargs)
+    elif backend == "cupy":
+        session.run(*PYTEST, *kernels, *session.posargs)
+    else:
+        files = [f"tests/{name}" for name in INTERPRETED]
+        options = ["--require-backend", "torch", "--torch-device", "interpreter", "-k", "not dense and not structures"]
+        session.run(*PYTEST, *options, *files, *session.posargs)
 
 
 @nox.session

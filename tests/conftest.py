@@ -59,6 +59,14 @@ def pytest_configure(config):
             NOT_TESTED[backend] = error
 
 
+def pytest_collection_modifyitems(items):
+    on_gpu = {Backend.CUPY} | ({Backend.TORCH} if helpers.TORCH_DEVICE != "cpu" else set())
+    for item in items:
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if any(isinstance(value, Backend) and value in on_gpu for value in parameters):
+            item.add_marker("gpu")
+
+
 def pytest_terminal_summary(terminalreporter):
     for backend, error in NOT_TESTED.items():
         terminalreporter.write_line(f"not tested: {backend} ({error})")
