@@ -109,6 +109,7 @@ def on_gpu(session: nox.Session, backend: str) -> None:
     else:
         files = [f"tests/{name}" for name in INTERPRETED]
         options = ["--require-backend", "torch", "--torch-device", "interpreter", "-k", "not dense and not structures"]
+        session.run(*PYTEST, "--require-backend", "torch", "tests/test_triton_source.py", *session.posargs)
         session.run(*PYTEST, *options, *files, *session.posargs)
 
 
