@@ -217,14 +217,14 @@ def plan(
 def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bool = False) -> None:
     """Compile now what :func:`kl_divergence` would compile when it is first called with such arguments.
 
-    A kernel is compiled once for each way to describe the spread, with and without ``q``, and each dtype; shapes do
-    not matter. It takes about a second, and a few hundredths of one if an earlier process has left it on the disk.
-    Where no kernel serves the arguments, nothing happens.
+    A kernel is compiled once for each way to describe the spread, with and without ``q``, and each dtype; on the CPU,
+    shapes do not matter. It takes about a second, and a few hundredths of one if an earlier process has left it on the
+    disk. Where no kernel serves the arguments, nothing happens.
 
     Parameters
     ----------
     p, q : Gaussian or distribution
-        As in :func:`kl_divergence`, with arrays of any shape.
+        As in :func:`kl_divergence`; on the CPU of any shape.
     gradients : bool, default False
         Compile what the gradients of torch tensors need as well.
 
@@ -238,11 +238,12 @@ def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bo
     >>> import gausskl as gk
     >>> gk.warm_up(gk.Gaussian([0.0], std=1.0), gk.Gaussian([0.0], std=1.0))
     """
-    job = _job(*two_gaussians(p, q), False, "auto", False)
+    p, q = two_gaussians(p, q)
+    job = _job(p, q, False, "auto", False)
     if isinstance(job, str) or fast.obstacle_now(job):
         return
     try:
-        job.engine.warm_up(job, bool(gradients))
+        job.engine.warm_up(job, _arrays(p, q), bool(gradients))
     except fast.CannotCompile as error:
         fast.give_up(job.path, error)
 
@@ -289,9 +290,8 @@ def _by_leaf(
     """The divergence by a compiled kernel; None if there can be none here and now."""
     obstacle = fast.obstacle_now(job)
     if not obstacle:
-        arrays = (p.mean, *p.arrays) if q is None else (p.mean, *p.arrays, q.mean, *q.arrays)
         try:
-            result, suspect = job.leaf.divergence(job, arrays, reduction)
+            result, suspect = job.leaf.divergence(job, _arrays(p, q), reduction)
         except fast.CannotCompile as error:
             obstacle = fast.give_up(job.path, error)
         else:
@@ -300,3 +300,8 @@ def _by_leaf(
             return result
     _can_serve(path, obstacle, job.precise)
     return None
+
+
+def _arrays(p: Gaussian, q: Gaussian | None) -> tuple[Array, ...]:
+    """Mean and spread of p and of q, or of p alone."""
+    return (p.mean, *p.arrays) if q is None else (p.mean, *p.arrays, q.mean, *q.arrays)

@@ -29,10 +29,9 @@ def divergence(job: Job, arrays: tuple[Array, ...], reduction: str) -> tuple[Arr
         return (whole / job.count if reduction == "mean" else whole).astype(arrays[0].dtype, copy=False), values
 
 
-def warm_up(job: Job, gradients: bool) -> None:
+def warm_up(job: Job, arrays: tuple[Array, ...], gradients: bool) -> None:
     """Compile what the divergence needs; CuPy does so when a kernel first runs."""
-    ones = cupy.ones((1, job.event_size), job.dtype)
-    divergence(job, (ones,) * (2 * len(job.spreads)), "none")
+    divergence(job, arrays, "none")
 
 
 @functools.cache

@@ -39,7 +39,7 @@ def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
     return _numba.by_row(job, four(job, arrays), events(job), _step(job, 1), piece)
 
 
-def warm_up(job: Job, gradients: bool) -> None:
+def warm_up(job: Job, arrays: Sequence[Array], gradients: bool) -> None:
     """Compile what the divergence needs, and its gradients."""
     kernel(job, "forward")
     if gradients and _has_gradients(job):

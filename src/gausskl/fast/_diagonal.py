@@ -24,7 +24,7 @@ def kernel(job: Job, kind: str) -> Any:
     return _numba.kernel("_kernels", kind, job.keyword, job.standard, job.bits)
 
 
-def warm_up(job: Job, gradients: bool) -> None:
+def warm_up(job: Job, arrays: Sequence[Array], gradients: bool) -> None:
     """Compile what the divergence needs, and its gradients."""
     for kind in ("forward", "backward")[: 1 + gradients]:
         kernel(job, kind)

@@ -22,7 +22,7 @@ def kernel(job: Job, kind: str) -> Any:
     return _numba.kernel("_low_rank", kind, job.bits)
 
 
-def warm_up(job: Job, gradients: bool) -> None:
+def warm_up(job: Job, arrays: Sequence[Array], gradients: bool) -> None:
     """Compile what the divergence needs; its gradients are found by the formulas."""
     kernel(job, "forward")
 

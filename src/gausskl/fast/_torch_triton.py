@@ -25,15 +25,12 @@ def divergence(job: Job, tensors: tuple[Tensor, ...], reduction: str) -> tuple[T
     return _reduced(job, values, reduction, tensors[0].dtype), values
 
 
-def warm_up(job: Job, gradients: bool) -> None:
+def warm_up(job: Job, tensors: tuple[Tensor, ...], gradients: bool) -> None:
     """Compile what the divergence needs, and its gradients; Triton does so when a kernel first runs."""
-    tensors = [torch.ones((1, job.event_size), dtype=_dtype(job), device="cpu" if _triton.INTERPRETED else "cuda")] * (
-        2 * len(job.spreads)
-    )
     with torch.enable_grad():
-        result, _ = divergence(job, tuple(tensor.requires_grad_(gradients) for tensor in tensors), "none")
+        result, _ = divergence(job, tuple(tensor.detach().requires_grad_(gradients) for tensor in tensors), "mean")
     if gradients:
-        result.sum().backward()
+        result.backward()
 
 
 def _values(job: Job, tensors: tuple[Tensor, ...]) -> Tensor:
