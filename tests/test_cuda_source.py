@@ -152,3 +152,17 @@ def test_cuda_takes_every_line():
             nvrtc.compileProgram(program, ["--gpu-architecture=sm_80", "--fmad=false"])
         finally:
             assert nvrtc.getProgramLog(program) == "", (spreads, bits)
+
+
+def test_kernels_of_cupy_are_made_from_every_kind():
+    """As far as it goes without a GPU."""
+    pytest.importorskip("cupy")
+    from gausskl.fast import _cupy
+
+    for spreads, bits in KINDS:
+        for per_dim in (False, True):
+            kernel = _cupy._kernel(spreads, bits, f"float{bits}", per_dim)
+            given, made = ([str(parameter.dtype) for parameter in side] for side in (kernel.in_params, kernel.out_params))
+            assert given == [f"float{bits}"] * 2 * len(spreads)
+            assert made == [f"float{bits}"]
+            assert (kernel.kwargs["options"] if per_dim else kernel.options) == ("--fmad=false",)
