@@ -162,7 +162,8 @@ def test_kernels_of_cupy_are_made_from_every_kind():
     for spreads, bits in KINDS:
         for per_dim in (False, True):
             kernel = _cupy._kernel(spreads, bits, f"float{bits}", per_dim)
-            given, made = ([str(parameter.dtype) for parameter in side] for side in (kernel.in_params, kernel.out_params))
+            sides = kernel.in_params, kernel.out_params
+            given, made = ([str(parameter.dtype) for parameter in side] for side in sides)
             assert given == [f"float{bits}"] * 2 * len(spreads)
             assert made == [f"float{bits}"]
             assert (kernel.kwargs["options"] if per_dim else kernel.options) == ("--fmad=false",)
