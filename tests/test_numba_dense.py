@@ -6,6 +6,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import regimes
 from cases import within
 from conftest import NAMESPACES
 from mpmath import mp
@@ -121,6 +122,14 @@ def check(name_p, name_q, p, q):
     want, got = reference.kl(p, q), divergence(p, q)
     errors = abs(want - got).astype(float)
     assert within(errors / allowed(name_p, name_q, p, q, want), 1), errors / want.astype(float)
+
+
+@pytest.mark.parametrize("seed", [12, 14, 24, 29, 33])
+def test_nearly_singular_pairs_in_two_dimensions(seed):
+    """Of the difference that makes a pivot, a rounding counts as often as the condition says."""
+    for name, p, q in regimes.cov(np.float64, d=2, rows=4, seed=seed):
+        if "ill-conditioned" in name:
+            check("cov", "cov", p, q)
 
 
 @pytest.mark.parametrize("distance", [None, 1e-6], ids=["unrelated", "1e-6 apart"])

@@ -151,13 +151,20 @@ def _cholesky(x: Tile, into: Factor, less_one: Value | None) -> None:
                     if less_one is not None:
                         a.put_lanes(rounded(pivot), a.beyond(less_one, a.times(a.plus(j, c), BYTES)))
                         pivot = one + pivot
-                    own[c][c] = a.sqrt(pivot)
-                    inverse = one / own[c][c] if a.wide else own[c][c] * (1.0 / pivot)  # neither waits for the other
+                    root = a.sqrt(pivot)
+                    reciprocal = one if a.wide else 1.0 / pivot
+                    inverse = one / root if a.wide else root * reciprocal  # the two do not wait for each other
                     into.put_reciprocal(inverse, a.plus(j, c))
-                    for r in range(c + 1, size):
-                        own[r][c] = own[r][c] * inverse
+                    below = range(c + 1, size)
+                    column, lower = {r: own[r][c] for r in below}, {r: own[r][c] * inverse for r in below}
+                    # Of the factors of a product one is divided by the pivot, and none by its root: a difference that
+                    # cancels has no more roundings in it than it must. Where there are digits enough, L L^T it is.
+                    left, right = (lower, lower) if a.wide else ({r: x * reciprocal for r, x in column.items()}, column)
+                    for r in below:
+                        own[r][c] = lower[r]
                         for k in range(c + 1, r + 1):
-                            own[r][k] = a.less_product(own[r][k], own[r][c], own[k][c])
+                            own[r][k] = a.less_product(own[r][k], left[r], right[k])
+                    own[c][c] = root
                 for r in range(size):
                     for c in range(r + 1):
                         factor.put(own[r][c], a.plus(i, r), a.plus(j, c))
