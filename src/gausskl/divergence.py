@@ -168,8 +168,8 @@ def plan(
         ``"generic"`` is the array-API formulas, which serve every library and every pair. ``"numba"`` is one compiled
         pass over arrays of NumPy, or tensors of PyTorch on the CPU: for two diagonal Gaussians described in the same
         way, and for dense ones of up to 128 dimensions. ``"triton"`` and ``"cupy"`` are one pass on a GPU, over tensors
-        of PyTorch and arrays of CuPy: for two diagonal Gaussians, on the former described in the same way. ``"auto"``
-        takes the fastest path that serves the pair.
+        of PyTorch and arrays of CuPy: for diagonal Gaussians, and of CuPy for dense ones of up to 16 dimensions.
+        ``"auto"`` takes the fastest path that serves the pair.
     precise : bool, default False
         As in :func:`kl_divergence`.
 

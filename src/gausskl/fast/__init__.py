@@ -22,6 +22,8 @@ DIAGONAL = ("std", "var", "log_std", "log_var")
 DENSE = ("cov", "scale_tril", "packed_tril", "precision")
 LARGEST = 128  # dimensions of a dense pair: beyond, LAPACK is as quick and needs less memory
 LARGEST_PRECISE = 64
+LARGEST_ON_GPU = 16  # numbers that one thread can hold
+DENSE_ON_GPU = ("cov", "scale_tril", "packed_tril")
 ENGINES = {"diagonal": "_diagonal", "dense": "_dense_pairs", "low rank": "_low_rank_pairs"}
 PATHS = {("numpy", False): "numba", ("torch", False): "numba", ("torch", True): "triton", ("cupy", True): "cupy"}
 SERVES = {
@@ -171,8 +173,14 @@ def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool, pre
     path = own if path == "auto" else path
     if path != own and not (path == "triton" and p.library == "torch" and _interprets()):
         return f"{path} is for {SERVES[path]}"
-    obstacle = (_on_cpu if path == "numba" else _on_gpu)(keywords, dtypes, p.event_size, precise)
-    if not obstacle and path != "cupy" and set(keywords) <= set(DIAGONAL) and len(keywords) > 1:
+    diagonal = set(keywords) <= set(DIAGONAL)
+    if path == "numba":
+        obstacle = _on_cpu(keywords, dtypes, p.event_size, precise)
+    elif diagonal:
+        obstacle = _diagonal_on_gpu(dtypes)
+    else:
+        obstacle = _dense_on_gpu(path, keywords, dtypes, p.event_size, precise)
+    if not obstacle and path != "cupy" and diagonal and len(keywords) > 1:
         obstacle = f"compiled kernels are for two spreads of one kind, not for {' and '.join(keywords)}"
     if obstacle or _missing(path) or path in _broken:
         return obstacle or _missing(path) or _broken[path]
@@ -198,12 +206,26 @@ def _on_cpu(keywords: dict[str, None], dtypes: dict[str, None], size: int, preci
     return ""
 
 
-def _on_gpu(keywords: dict[str, None], dtypes: dict[str, None], size: int, precise: bool) -> str:
-    """Why the kernels for a GPU do not serve such a pair, if they do not."""
-    if not set(keywords) <= set(DIAGONAL):
-        return "compiled kernels for a GPU are for diagonal Gaussians"
+def _diagonal_on_gpu(dtypes: dict[str, None]) -> str:
+    """Why the kernels for a GPU do not serve a diagonal pair, if they do not."""
     if len(dtypes) > 1 or not set(dtypes) <= {"float16", "bfloat16", "float32", "float64"}:
         return f"compiled kernels are for one floating dtype throughout, not for {' and '.join(dtypes)}"
+    return ""
+
+
+def _dense_on_gpu(path: str, keywords: dict[str, None], dtypes: dict[str, None], size: int, precise: bool) -> str:
+    """The same for other pairs."""
+    if path != "cupy":
+        return "compiled kernels for tensors on a GPU are for diagonal Gaussians"
+    if precise:
+        return "it is for arrays in the memory of the CPU"
+    if list(dtypes) not in (["float32"], ["float64"]):
+        return f"compiled kernels for dense Gaussians are for float32 or float64, not for {' and '.join(dtypes)}"
+    others = [keyword for keyword in keywords if keyword not in (*DIAGONAL, *DENSE_ON_GPU)]
+    if others:
+        return f"compiled kernels for a GPU are not for {' and '.join(others)}"
+    if size > LARGEST_ON_GPU:
+        return f"compiled kernels for dense Gaussians on a GPU are for at most {LARGEST_ON_GPU} dimensions"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The CuPy leaf: diagonal pairs by one kernel of CuPy for each call, on the stream and the device of the arrays."""
+"""The CuPy leaf: one kernel for a call, on the stream and the device of the arrays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import cupy
 
-from . import CannotCompile, Job, _gpu
+from . import CannotCompile, Job, _cuda_dense, _gpu
 from ._cuda_source import TYPE, function
 
 Array = Any
@@ -17,10 +17,9 @@ OPTIONS = ("--fmad=false",)  # the formulas say where a product and a sum are ro
 
 def divergence(job: Job, arrays: tuple[Array, ...], reduction: str) -> tuple[Array, Array]:
     """The divergence, and that of each row in the dtype it was computed in."""
-    kernel = _kernel(job.spreads, job.bits, str(arrays[0].dtype), job.per_dim)
     with arrays[0].device:
         try:
-            values = kernel(*arrays) if job.per_dim else kernel(*arrays, axis=-1)
+            values = (_diagonal if job.diagonal else _dense)(job, arrays)
         except cupy.cuda.compiler.CompileException as error:
             raise CannotCompile(f"{type(error).__name__}: {error}") from error
         if reduction == "none":
@@ -32,6 +31,11 @@ def divergence(job: Job, arrays: tuple[Array, ...], reduction: str) -> tuple[Arr
 def warm_up(job: Job, arrays: tuple[Array, ...], gradients: bool) -> None:
     """Compile what the divergence needs; CuPy does so when a kernel first runs."""
     divergence(job, arrays, "none")
+
+
+def _diagonal(job: Job, arrays: tuple[Array, ...]) -> Array:
+    kernel = _kernel(job.spreads, job.bits, str(arrays[0].dtype), job.per_dim)
+    return kernel(*arrays) if job.per_dim else kernel(*arrays, axis=-1)
 
 
 @functools.cache
@@ -48,3 +52,41 @@ def _kernel(spreads: Any, bits: int, dtype: str, per_dim: bool) -> Any:
     return cupy.ReductionKernel(
         given, out, term, "a + b", "out = a", "0", name, reduce_type="double", preamble=source, options=OPTIONS
     )
+
+
+def _dense(job: Job, arrays: tuple[Array, ...]) -> Array:
+    """One thread for each pair."""
+    out = cupy.empty(job.shape, job.dtype)
+    if not out.size:
+        return out
+    events = [shape for spread in job.spreads for shape in ((job.event_size,), _event(job, *spread))]
+    wholes = [_whole(array, job.batch_shape, event) for array, event in zip(arrays, events, strict=True)]
+    batch = range(len(job.batch_shape))
+    outer, inner = _gpu.two_axes(job.batch_shape, [[whole.strides[k] for whole in wholes] for k in batch])
+    views = [whole.reshape(outer, inner, *event) for whole, event in zip(wholes, events, strict=True)]
+    strides = [step // out.itemsize for view in views for step in view.strides[:2]]
+    threads = _cuda_dense.THREADS
+    kernel = _dense_kernel(job.spreads, job.bits, job.event_size)
+    kernel((-(-out.size // threads),), (threads,), (*views, out, *map(cupy.int64, (out.size, inner, *strides))))
+    return out
+
+
+@functools.cache
+def _dense_kernel(spreads: Any, bits: int, d: int) -> Any:
+    return cupy.RawKernel(_cuda_dense.source(spreads, bits, d), "gausskl_dense", options=("--std=c++17", *OPTIONS))
+
+
+def _event(job: Job, keyword: str, packing: str | None) -> tuple[int, ...]:
+    """Shape of a spread."""
+    d = job.event_size
+    if packing:
+        return (d * (d + 1) // 2,)
+    return (d, d) if keyword in ("cov", "scale_tril") else (d,)
+
+
+def _whole(array: Array, batch: tuple[int, ...], event: tuple[int, ...]) -> Array:
+    """The array with the shape of the batch and of an event, whose numbers lie one after the other."""
+    own = array.shape[: max(array.ndim - len(event), 0)]
+    array = cupy.broadcast_to(array, (*own, *event))
+    apart = array[(0,) * len(own)].flags.c_contiguous if array.size else True
+    return cupy.broadcast_to(array if apart else cupy.ascontiguousarray(array), (*batch, *event))

@@ -7,7 +7,8 @@ read back to find out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .._pairs import AS_LOG_STD, AS_STD, DIAGONAL
@@ -60,6 +61,22 @@ def careful(spreads: Spreads, bits: int, dialect: Dialect, gradients: bool = Fal
         return _finished(program, *partials(spreads, given, xp=program)[: len(given)])
     p, q = spreads[0][0], spreads[-1][0]
     return _finished(program, DIAGONAL[p, q](*four(spreads, given, xp=program), xp=program))
+
+
+def two_axes(shape: tuple[int, ...], strides: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """The batch as two axes, where arrays with these strides need not be copied for it; else as one.
+
+    ``strides`` has, for each axis, those of the arrays.
+    """
+    axes: list[tuple[int, list[int]]] = []  # those that remain, as sizes and strides
+    for size, steps in zip(shape, strides, strict=True):
+        if axes and axes[-1][1] == [size * step for step in steps]:
+            axes[-1] = axes[-1][0] * size, [*steps]
+        elif size != 1:
+            axes.append((size, [*steps]))
+    sizes = [size for size, _ in axes] if len(axes) <= 2 else [math.prod(shape)]
+    outer, inner = [1, 1, *sizes][-2:]
+    return outer, inner
 
 
 def _finished(program: Program, *results: Symbol) -> Lines:

@@ -196,7 +196,9 @@ def run(kernel: Any, read: list[Any], written: list[Any], shape: tuple[int, ...]
     rows = math.prod(shape)
     if not rows:
         return
-    views, inner = _two_axes([tensor.expand(*shape, d) for tensor in read], shape)
+    wholes = [tensor.expand(*shape, d) for tensor in read]
+    outer, inner = _gpu.two_axes(shape, [[whole.stride(k) for whole in wholes] for k in range(len(shape))])
+    views = [whole.reshape(outer, inner, d) for whole in wholes]
     strides = [stride for view in views for stride in view.stride()]
     columns = min(triton.next_power_of_2(d), TILE)
     step = TILE // columns
@@ -204,17 +206,3 @@ def run(kernel: Any, read: list[Any], written: list[Any], shape: tuple[int, ...]
         kernel[(triton.cdiv(rows, step),)](
             *views, *written, *strides, rows, inner, d, ROWS=step, COLUMNS=columns, enable_fp_fusion=False
         )
-
-
-def _two_axes(tensors: list[Any], shape: tuple[int, ...]) -> tuple[list[Any], int]:
-    """The same numbers with two batch axes, and the size of the second; a copy only where there is no other way."""
-    strides = [[x.stride(k) for x in tensors] for k in range(len(shape))]
-    axes: list[tuple[int, list[int]]] = []  # those that remain, as sizes and strides
-    for size, steps in zip(shape, strides, strict=True):
-        if axes and axes[-1][1] == [size * step for step in steps]:
-            axes[-1] = axes[-1][0] * size, steps
-        elif size > 1:
-            axes.append((size, steps))
-    sizes = [size for size, _ in axes] if len(axes) <= 2 else [math.prod(shape)]
-    outer, inner = [1, 1, *sizes][-2:]
-    return [x.reshape(outer, inner, x.shape[-1]) for x in tensors], inner
