@@ -40,7 +40,9 @@ PYTEST = "pytest", "-n", "auto", "--dist", "worksteal"
 
 # What a GPU is tested with: values, gradients and rules on its arrays, and the kernels.
 ON_GPU = ["test_accuracy.py", "test_accuracy_dense.py", "test_accuracy_low_rank.py", "test_properties.py"]
-KERNELS = {"triton": ["test_triton.py"], "cupy": ["test_cuda_source.py"]}
+KERNELS = {"triton": ["test_triton.py"], "cupy": ["test_cuda_source.py", "test_cuda_dense.py", "test_cupy_leaf.py"]}
+# No array library has a part in these: the session of NumPy runs them, and that of CuPy.
+ELSEWHERE = [f"--ignore=tests/{name}" for name in KERNELS["cupy"]]
 # Triton's interpreter does everything one element after the other: diagonal pairs, which its kernels serve.
 INTERPRETED = ["test_triton.py", "test_accuracy.py", "test_gradients.py"]
 
@@ -85,7 +87,8 @@ def tests(session: nox.Session, backend: str) -> None:
     if backend in KERNELS:
         on_gpu(session, backend)
         return
-    session.run(*PYTEST, "--require-backend", backend, *session.posargs)
+    ignored = ELSEWHERE if backend != "numpy" else []
+    session.run(*PYTEST, *ignored, "--require-backend", backend, *session.posargs)
     if backend in PAGES:
         session.run("pytest", "docs/test_pages.py", "-k", PAGES[backend])
     if backend == "torch":  # `minimums` does this for NumPy
@@ -118,7 +121,7 @@ def minimums(session: nox.Session) -> None:
     """Test with the lowest versions of the required dependencies, and nothing optional."""
     lowest = [requirement.replace(">=", "==", 1) for requirement in PYPROJECT["project"]["dependencies"]]
     install(session, ".", *lowest, group="tests")
-    session.run(*PYTEST, "--require-backend", "numpy", *session.posargs)
+    session.run(*PYTEST, *ELSEWHERE, "--require-backend", "numpy", *session.posargs)
 
 
 @nox.session
