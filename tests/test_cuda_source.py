@@ -161,7 +161,7 @@ def test_kernels_of_cupy_are_made_from_every_kind():
 
     for spreads, bits in KINDS:
         for per_dim in (False, True):
-            kernel = _cupy._kernel(spreads, bits, f"float{bits}", per_dim)
+            kernel = _cupy._kernel(spreads, bits, f"float{bits}", per_dim, bits)
             sides = kernel.in_params, kernel.out_params
             given, made = ([str(parameter.dtype) for parameter in side] for side in sides)
             assert given == [f"float{bits}"] * 2 * len(spreads)

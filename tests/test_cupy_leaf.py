@@ -182,6 +182,15 @@ def test_diagonal(leaf, keywords, dtype, layout):
         agree(*divergence(leaf, p, q, **options))
 
 
+@every_dtype
+@pytest.mark.parametrize("d", [8192, 16384, 20_000])
+def test_long_rows(leaf, d, dtype):
+    p, q = drawn("std", (2, 3, d), (2, 1, d), dtype, 0), {"mean": np.zeros(d, dtype), "std": np.full(1, 1.5, dtype)}
+    agree(*divergence(leaf, p, q))
+    agree(*divergence(leaf, p, q, reduction="mean"))
+    agree(*divergence(leaf, p))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @every_dtype
 @pytest.mark.parametrize("keywords", [("cov", "cov"), ("scale_tril", "packed_tril"), ("cov", "std")], ids="-".join)

@@ -105,6 +105,7 @@ LAYOUTS = {
     "empty": [(0, 3)],
     "one dimension": [(6, 1)],
     "many dimensions": [(2, 1100)],
+    "more than a program takes": [(2, 20_000), (2, 20_000), (20_000,), ()],
     "one q": [(6, 3), (6, 3), (3,), (3,)],
     "isotropic": [(6, 3), (6, 1), (6, 3), ()],
     "all with all": [(4, 1, 3), (4, 1, 3), (5, 3), (5, 3)],

@@ -12,6 +12,7 @@ from ._cuda_source import TYPE, function
 
 Array = Any
 
+CHUNK = 8192  # dimensions that are summed at once
 OPTIONS = ("--fmad=false",)  # the formulas say where a product and a sum are rounded once
 
 
@@ -34,18 +35,29 @@ def warm_up(job: Job, arrays: tuple[Array, ...], gradients: bool) -> None:
 
 
 def _diagonal(job: Job, arrays: tuple[Array, ...]) -> Array:
-    kernel = _kernel(job.spreads, job.bits, str(arrays[0].dtype), job.per_dim)
-    return kernel(*arrays) if job.per_dim else kernel(*arrays, axis=-1)
+    kernel = functools.partial(_kernel, job.spreads, job.bits, str(arrays[0].dtype), job.per_dim)
+    if job.per_dim:
+        return kernel(job.bits)(*arrays)
+    if job.event_size <= CHUNK:
+        return kernel(job.bits)(*arrays, axis=-1)
+    # CuPy reduces to a number by one block of threads: of a long row, parts are summed first.
+    wholes = [cupy.broadcast_to(array, (*array.shape[:-1], job.event_size)) for array in arrays]
+    even = job.event_size // CHUNK * CHUNK
+    parts = [whole[..., :even].reshape(*whole.shape[:-1], -1, CHUNK) for whole in wholes]
+    total = kernel(64)(*parts, axis=-1).sum(axis=-1)
+    if even < job.event_size:
+        total += kernel(64)(*[whole[..., even:] for whole in wholes], axis=-1)
+    return total.astype(job.dtype)
 
 
 @functools.cache
-def _kernel(spreads: Any, bits: int, dtype: str, per_dim: bool) -> Any:
+def _kernel(spreads: Any, bits: int, dtype: str, per_dim: bool, out_bits: int) -> Any:
     """A kernel for arrays of one dtype. It sums the terms of a row in float64, which is free beside the memory."""
     names = _gpu.names(spreads)
     given = ", ".join(f"{dtype} {name}" for name in names)
     kind = TYPE["float", bits]
     term = f"gausskl_term({', '.join(f'({kind}){name}' for name in names)})"
-    out, source = f"float{bits} out", function(spreads, bits)
+    out, source = f"float{out_bits} out", function(spreads, bits)
     name = "_".join(["gausskl", *(keyword for keyword, _ in spreads), dtype])
     if per_dim:
         return cupy.ElementwiseKernel(given, out, f"out = {term}", f"{name}_per_dim", preamble=source, options=OPTIONS)

@@ -34,9 +34,11 @@ def warm_up(job: Job, tensors: tuple[Tensor, ...], gradients: bool) -> None:
 
 
 def _values(job: Job, tensors: tuple[Tensor, ...]) -> Tensor:
-    out = torch.empty(job.shape, dtype=_dtype(job), device=tensors[0].device)
+    parts = 1 if job.per_dim else _triton.parts(job.event_size)
+    shape, dtype = (job.shape, _dtype(job)) if parts == 1 else ((*job.shape, parts), torch.float64)
+    out = torch.empty(shape, dtype=dtype, device=tensors[0].device)
     _run(_triton.forward, (job.spreads, job.bits, job.per_dim), job, list(tensors), [out])
-    return out
+    return out if parts == 1 else out.sum(-1).to(_dtype(job))
 
 
 def _run(make: Any, key: tuple[Any, ...], job: Job, read: list[Tensor], written: list[Tensor]) -> None:

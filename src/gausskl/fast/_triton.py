@@ -20,6 +20,7 @@ from . import _gpu
 INTERPRETED = bool(triton.knobs.runtime.interpret) if hasattr(triton, "knobs") else False
 
 TILE = 1024  # numbers of each input that a program holds at a time
+CHUNK = 8 * TILE  # dimensions of a row that it goes through at the most
 
 _TYPES = {
     ("float", 64): "tl.float64",
@@ -74,15 +75,16 @@ DIALECT = {
 }
 
 
-# A program goes through some rows, a tile at a time.
+# A program goes through some rows, or a part of a long one, a tile at a time.
 
 _KERNEL = """
-def kernel({parameters}, rows, inner, d, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def kernel({parameters}, rows, inner, d, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     outer = row // inner
     inside = row % inner
 {first}
-    for start in range(0, d, COLUMNS):
+    first = tl.program_id(1) * CHUNK
+    for start in range(first, min(first + CHUNK, d), COLUMNS):
         column = (start + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
         valid = (row < rows) & (column < d)
 {body}
@@ -97,7 +99,7 @@ _STORE = "tl.store({0}_at + (row * d + column), {1}, mask=valid)"
 
 _STORE_TOTAL = """
 place = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-tl.store(out_at + place, total, mask=place < rows)
+tl.store(out_at + (place * tl.num_programs(1) + tl.program_id(1)), total, mask=place < rows)
 """
 
 _EXPM1 = """
@@ -112,7 +114,7 @@ def expm1(x):
 
 @functools.cache
 def forward(spreads: Any, bits: int, per_dim: bool) -> Any:
-    """``kernel(*arrays, out, *strides, rows, inner, d)``; ``out`` has shape (rows, d) if ``per_dim``, or (rows,)."""
+    """``kernel(*arrays, out, *strides, rows, inner, d)``; ``out`` is (rows, d) with ``per_dim``, or (rows, parts)."""
     names = _gpu.names(spreads)
     lines = [*_loads(names, spreads, bits), *_values(spreads, bits, False)]
     if per_dim:
@@ -191,6 +193,11 @@ def _jit(name: str, source: str) -> Any:
 # What the kernels are given.
 
 
+def parts(d: int) -> int:
+    """Number of programs that share a row."""
+    return max(1, -(-d // CHUNK))
+
+
 def run(kernel: Any, read: list[Any], written: list[Any], shape: tuple[int, ...], d: int) -> None:
     """Let a kernel go through all rows: tensors that broadcast to ``(*shape, d)`` are read, contiguous ones written."""
     rows = math.prod(shape)
@@ -203,6 +210,6 @@ def run(kernel: Any, read: list[Any], written: list[Any], shape: tuple[int, ...]
     columns = min(triton.next_power_of_2(d), TILE)
     step = TILE // columns
     with np.errstate(all="ignore") if INTERPRETED else contextlib.nullcontext():
-        kernel[(triton.cdiv(rows, step),)](
-            *views, *written, *strides, rows, inner, d, ROWS=step, COLUMNS=columns, enable_fp_fusion=False
+        kernel[triton.cdiv(rows, step), parts(d)](
+            *views, *written, *strides, rows, inner, d, ROWS=step, COLUMNS=columns, CHUNK=CHUNK, enable_fp_fusion=False
         )
