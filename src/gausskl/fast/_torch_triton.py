@@ -49,7 +49,7 @@ def _run(make: Any, key: tuple[Any, ...], job: Job, read: list[Tensor], written:
     with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
         try:
             _triton.run(make(*key), read, written, job.batch_shape, job.event_size)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:
             raise CannotCompile(f"{type(error).__name__}: {error}") from error
