@@ -270,6 +270,26 @@ def test_inputs_are_not_written_to():
         same_bits(array, was)
 
 
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_without_a_kernel_the_formulas_run(monkeypatch, where):
+    from gausskl.fast import _triton
+
+    def fails(*_):
+        raise RuntimeError("no compiler was found")
+
+    arrays = drawn("std", (6, 3))
+    want = gradients(arrays, "std", 1.0, path="generic")
+    monkeypatch.setattr(fast, "_broken", {})
+    monkeypatch.setattr(_triton, where, fails)
+    with pytest.warns(RuntimeWarning, match=r"triton could not make a kernel \(RuntimeError: no compiler was found\)"):
+        got = gradients(arrays, "std", 1.0, path="auto")
+    for a, b in zip(got, want, strict=True):
+        close(a, b)
+    close(divergence("std", arrays, "auto"), divergence("std", arrays, "generic"))
+    with pytest.raises(ValueError, match='path="triton" cannot serve this call: triton could not make a kernel'):
+        divergence("std", arrays)
+
+
 def test_warm_up_compiles_what_a_training_step_needs():
     arrays = drawn("log_var", (6, 3), dtype="float32")
     gk.warm_up(gk.Gaussian(arrays[0], log_var=arrays[1]), gradients=True)
