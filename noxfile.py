@@ -40,7 +40,10 @@ PYTEST = "pytest", "-n", "auto", "--dist", "worksteal"
 
 # What a GPU is tested with: values, gradients and rules on its arrays, and the kernels.
 ON_GPU = ["test_accuracy.py", "test_accuracy_dense.py", "test_accuracy_low_rank.py", "test_properties.py"]
-KERNELS = {"triton": ["test_triton.py"], "cupy": ["test_cuda_source.py", "test_cuda_dense.py", "test_cupy_leaf.py"]}
+KERNELS = {
+    "triton": ["test_triton.py", "test_triton_source.py"],
+    "cupy": ["test_cuda_source.py", "test_cuda_dense.py", "test_cupy_leaf.py"],
+}
 # No array library has a part in these: the session of NumPy runs them, and that of CuPy.
 ELSEWHERE = [f"--ignore=tests/{name}" for name in KERNELS["cupy"]]
 # Triton's interpreter does everything one element after the other: diagonal pairs, which its kernels serve.

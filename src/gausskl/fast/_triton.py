@@ -118,11 +118,10 @@ def forward(spreads: Any, bits: int, per_dim: bool) -> Any:
     names = _gpu.names(spreads)
     lines = [*_loads(names, spreads, bits), *_values(spreads, bits, False)]
     if per_dim:
-        return _made(names, ["out"], bits, "", [*lines, _STORE.format("out", "result_0")], "")
+        return _made(names, ["out"], "", [*lines, _STORE.format("out", "result_0")], "")
     return _made(
         names,
         ["out"],
-        bits,
         "total = tl.zeros([ROWS], tl.float64)",
         [*lines, "total += tl.sum(result_0.to(tl.float64), axis=1)"],
         _STORE_TOTAL,
@@ -140,7 +139,7 @@ def backward(spreads: Any, bits: int, wanted: tuple[bool, ...]) -> Any:
         *_values(spreads, bits, True),
         *(_STORE.format(output, result) for output, result in zip(outputs, results, strict=True)),
     ]
-    return _made((*names, "weights"), outputs, bits, "", lines, "")
+    return _made((*names, "weights"), outputs, "", lines, "")
 
 
 def _loads(names: tuple[str, ...], spreads: Any, bits: int) -> list[str]:
@@ -167,7 +166,7 @@ def _values(spreads: Any, bits: int, gradients: bool) -> list[str]:
     ]
 
 
-def _made(read: tuple[str, ...], written: list[str], bits: int, first: str, body: list[str], last: str) -> Any:
+def _made(read: tuple[str, ...], written: list[str], first: str, body: list[str], last: str) -> Any:
     """Compile the source of a kernel as if it stood in a file, which is where Triton looks for it."""
     pointers = [f"{name}_at" for name in (*read, *written)]
     strides = [f"{name}_by_{axis}" for name in read for axis in ("outer", "row", "column")]
