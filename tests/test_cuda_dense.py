@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import regimes
 from cases import within
-from spreads import DIAGONAL, covariance, restated, rows, symmetric
+from spreads import DIAGONAL, covariance, restated, rounded, rows, same_bits, symmetric
+from spreads import drawn as _drawn
 
 import gausskl as gk
 import reference
@@ -96,32 +97,8 @@ def _divergence(kernel, p, q=None, blocks=2, threads=3):
     return out.reshape(batch)
 
 
-def factor(rng, batch, d, diagonal=False):
-    """Lower factors with a condition that does not grow with their size."""
-    scale = np.exp(rng.uniform(-0.7, 0.7, (*batch, d)))
-    below = rng.uniform(-0.8, 0.8, (*batch, d, d)) / np.sqrt(d)
-    return scale[..., None] * (np.eye(d) + (0 if diagonal else np.tril(below, -1)))
-
-
-def drawn(name_p, name_q, batch=(), d=3, distance=None, seed=0, dtype=np.float64):
-    """A pair, unrelated or so far apart; close to a diagonal if one of the two is diagonal."""
-    rng = np.random.default_rng((seed, d))
-    sides, common = [], factor(rng, batch, d, diagonal={name_p, name_q} & {*DIAGONAL})
-    for name in (name_p, name_q):
-        lower = factor(rng, batch, d) if distance is None else common
-        step = np.eye(d) + (distance or 0) * np.tril(rng.uniform(-0.4, 0.4, (*batch, d, d)))
-        lower = lower @ step
-        mean = (distance or 1) * rng.normal(size=(*batch, d))
-        sides.append(rounded(restated(mean, symmetric(lower @ lower.mT), name), dtype))
-    return sides
-
-
-def rounded(g, dtype):
-    return {k: a if k == "packing" else np.ascontiguousarray(a, dtype) for k, a in g.items()}
-
-
-def same_bits(got, want):
-    return got.shape == want.shape and got.dtype == want.dtype and got.tobytes() == want.tobytes()
+def drawn(name_p, name_q, batch=(), d=3, *others, **options):
+    return _drawn(name_p, name_q, batch, d, *others, **options)
 
 
 # ---- as right as promised ----
