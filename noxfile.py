@@ -22,7 +22,7 @@ BACKENDS = {
     "jax": [".[jax]", "numpyro"],
     "dask": [".[dask]", "distributed"],
     "tensorflow": [".", "tensorflow-cpu", "tensorflow-probability"],
-    "triton": [".[torch]", "triton"],
+    "triton": [".[torch-cuda13]", "triton"],
     "cupy": [f".[{CUPY}]", f"nvidia-cuda-nvrtc{'-cu12' if CUPY == 'cupy' else ''}"],  # NVRTC compiles without a GPU
 }
 
@@ -41,11 +41,11 @@ PYTEST = "pytest", "-n", "auto", "--dist", "worksteal"
 # What a GPU is tested with: values, gradients and rules on its arrays, and the kernels.
 ON_GPU = ["test_accuracy.py", "test_accuracy_dense.py", "test_accuracy_low_rank.py", "test_properties.py"]
 KERNELS = {
-    "triton": ["test_triton.py", "test_triton_source.py"],
+    "triton": ["test_triton.py", "test_triton_source.py", "test_torch_cuda_leaf.py", "test_torch_cuda_source.py"],
     "cupy": ["test_cuda_source.py", "test_cuda_dense.py", "test_cupy_leaf.py"],
 }
-# No array library has a part in these: the session of NumPy runs them, and that of CuPy.
-ELSEWHERE = [f"--ignore=tests/{name}" for name in KERNELS["cupy"]]
+# The sessions `triton` and `cupy` run these, and that of NumPy those in which no array library has a part.
+ELSEWHERE = [f"--ignore=tests/{name}" for names in KERNELS.values() for name in names]
 # Triton's interpreter does everything one element after the other: diagonal pairs, which its kernels serve.
 INTERPRETED = ["test_triton.py", "test_accuracy.py", "test_gradients.py"]
 
@@ -115,7 +115,7 @@ def on_gpu(session: nox.Session, backend: str) -> None:
     else:
         files = [f"tests/{name}" for name in INTERPRETED]
         options = ["--require-backend", "torch", "--torch-device", "interpreter", "-k", "not dense and not structures"]
-        session.run(*PYTEST, "--require-backend", "torch", "tests/test_triton_source.py", *session.posargs)
+        session.run(*PYTEST, "--require-backend", "torch", *kernels, *session.posargs)
         session.run(*PYTEST, *options, *files, *session.posargs)
 
 

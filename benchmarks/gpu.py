@@ -258,7 +258,7 @@ def main():
         "date": today,
         "device": found[0].device,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("gausskl", "numpy", "torch", "triton", "cupy")},
+        "versions": {name: version(name) for name in ("gausskl", "numpy", "torch", "triton", "cuda.core", "cupy")},
         "turns": options.turns,
         "workloads": [result for library in found for result in measure(library, options.turns)],
     }

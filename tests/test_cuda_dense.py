@@ -4,9 +4,9 @@ import ctypes
 import functools
 import itertools
 import shutil
-import subprocess
 
 import numpy as np
+import on_processor
 import pytest
 import regimes
 from cases import within
@@ -33,24 +33,6 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys(
 every_pair = pytest.mark.parametrize(("name_p", "name_q"), PAIRS)
 few_pairs = pytest.mark.parametrize(("name_p", "name_q"), FEW)
 
-# What CUDA knows and C++ does not. A test says which thread is the one that runs.
-CUDA = """
-#include <math.h>
-#include <string.h>
-#define __device__
-#define __global__
-#define __forceinline__ inline
-#define __noinline__
-#define __launch_bounds__(threads)
-static struct { unsigned x; } threadIdx, blockIdx, blockDim, gridDim;
-static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
-static inline long long __double_as_longlong(double x) { long long n; memcpy(&n, &x, sizeof n); return n; }
-static inline double __longlong_as_double(long long n) { double x; memcpy(&x, &n, sizeof x); return x; }
-extern "C" void place(unsigned block, unsigned blocks, unsigned thread, unsigned threads) {
-  blockIdx.x = block, gridDim.x = blocks, threadIdx.x = thread, blockDim.x = threads;
-}
-"""
-
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory):
@@ -58,11 +40,7 @@ def kernel(tmp_path_factory):
 
     @functools.cache
     def compiled(spreads, bits, d):
-        folder = tmp_path_factory.mktemp("kernel")
-        (folder / "kernel.cpp").write_text(CUDA + _cuda_dense.source(spreads, bits, d))
-        options = ["-O2", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-        subprocess.run(["g++", *options, "kernel.cpp", "-o", "kernel.so"], cwd=folder, check=True)
-        return ctypes.CDLL(str(folder / "kernel.so"))
+        return on_processor.compiled(tmp_path_factory.mktemp("kernel"), _cuda_dense.source(spreads, bits, d), "-O2")
 
     return compiled
 

@@ -7,23 +7,19 @@ import contextlib
 import ctypes
 import importlib
 import shutil
-import subprocess
 import sys
 import types
 
 import numpy as np
+import on_processor
 import pytest
-from test_cuda_dense import CUDA
+from on_processor import address
 
 import gausskl as gk
 from gausskl import fast
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 
-SCALARS = """
-static inline int __float_as_int(float x) { int n; memcpy(&n, &x, sizeof n); return n; }
-static inline float __int_as_float(int n) { float x; memcpy(&x, &n, sizeof x); return x; }
-"""
 C_TYPES = {"float32": "float", "float64": "double"}
 
 
@@ -35,20 +31,6 @@ class Array(np.ndarray):
 
 def here(array):
     return np.asarray(array).view(Array)
-
-
-def address(array):
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-def compiled(folder, source):
-    """The library that a C++ compiler makes of it."""
-    place = folder / f"{len(list(folder.iterdir()))}"
-    place.mkdir()
-    (place / "kernel.cpp").write_text(CUDA + SCALARS + source)
-    command = ["g++", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-o", "kernel.so", "kernel.cpp"]
-    subprocess.run(command, cwd=place, check=True)
-    return ctypes.CDLL(str(place / "kernel.so"))
 
 
 def stand_in(folder):
@@ -65,7 +47,7 @@ def stand_in(folder):
             values = "".join(f"const auto {name} = {name}_at[i]; " for name in names)
             loop = f"for (long i = 0; i < n; i++) {{ {values}out[i] = {term}; }}"
             head = f'extern "C" void run({C_TYPES[self.kind]} *out, long n, {parameters})'
-            self.library = compiled(folder, f"{preamble}{head} {{ {loop} }}")
+            self.library = on_processor.compiled(folder, f"{preamble}{head} {{ {loop} }}")
 
         def __call__(self, *arrays):
             assert [str(array.dtype) for array in arrays] == [*self.kinds]
@@ -85,16 +67,14 @@ def stand_in(folder):
     class Raw:
         def __init__(self, source, name, options):
             assert name == "gausskl_dense"
-            self.library = compiled(folder, source)
+            self.library = on_processor.compiled(folder, source)
 
         def __call__(self, grid, block, arguments):
             values = [address(a) if isinstance(a, np.ndarray) else ctypes.c_longlong(int(a)) for a in arguments]
             assert all(
                 array[0, 0].flags.c_contiguous for array in arguments if isinstance(array, Array) and array.ndim > 2
             )
-            for n in range(grid[0] * block[0]):
-                self.library.place(n // block[0], grid[0], n % block[0], block[0])
-                self.library.gausskl_dense(*values)
+            on_processor.launch("gausskl_dense", self.library, grid[0], block[0], values)
 
     return types.SimpleNamespace(
         ElementwiseKernel=Elementwise,

@@ -15,7 +15,7 @@ from mpmath import mp
 
 import gausskl as gk
 import reference
-from gausskl import _doctor, _doctor_devices, _doctor_library
+from gausskl import _doctor, _doctor_devices, _doctor_library, fast
 from gausskl._doctor_devices import DEVICES, EVERY, INSTALL, OLDEST, Device
 from gausskl._doctor_library import Report, Row, examine, ulps
 from gausskl._doctor_references import KNOWN
@@ -160,6 +160,15 @@ def test_every_device_of_cupy_has_a_row():
 def test_a_helper_says_whom_it_serves():
     pytest.importorskip("numba")
     assert _doctor.ask("numba").state == "serves numpy on cpu"
+
+
+def test_every_helper_is_known_by_its_path():
+    paths = {_doctor_library._path(helper) for helper in _doctor_library.HELPERS}
+    assert paths == set(fast.SERVES) - {"cupy"}
+
+
+def test_a_part_of_a_package_that_is_missing_is_not_installed():
+    assert not _doctor.is_installed("a_package_that_is_missing.core")
 
 
 def test_a_helper_with_nothing_to_do_is_no_fault(tmp_path, monkeypatch):
@@ -416,7 +425,7 @@ def test_versions_and_extras_are_those_of_the_package():
     assert oldest == OLDEST
     for name, command in INSTALL.items():
         assert set(re.findall(r"gausskl\[([\w-]+)\]", command)) <= set(extras)
-        assert name in ("numpy", "triton") or f"gausskl[{name}" in command
+        assert name in ("numpy", "triton", "cuda.core") or f"gausskl[{name}" in command
 
 
 def test_upgrades_are_commands():

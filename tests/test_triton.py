@@ -80,7 +80,7 @@ def test_it_serves_diagonal_pairs_of_one_dtype(keyword, dtype, count):
 
 UNSERVED = {
     "two keywords": (lambda: [gk.Gaussian(make(xp, np.zeros(3)), **{k: 1.0}) for k in ("std", "var")], "std and var"),
-    "dense": (lambda: [gk.Gaussian(**{k: make(xp, a) for k, a in side("cov").items()})], "are for diagonal Gaussians"),
+    "dense": (lambda: [gk.Gaussian(**{k: make(xp, a) for k, a in side("cov").items()})], "is for diagonal Gaussians"),
     "two dtypes": (
         lambda: [gk.Gaussian(make(xp, np.zeros(3), dtype), std=1.0) for dtype in ("float32", "float64")],
         "not for float32 and float64",

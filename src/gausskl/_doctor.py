@@ -66,7 +66,10 @@ def doctor(asked: Sequence[str] = ()) -> tuple[str, int]:
 
 def is_installed(library: str) -> bool:
     """Whether there is something to import; a folder of that name alone is not."""
-    spec = importlib.util.find_spec(library)
+    try:
+        spec = importlib.util.find_spec(library)
+    except ModuleNotFoundError:  # what it would be part of is not there either
+        return False
     return spec is not None and spec.origin is not None
 
 

@@ -24,6 +24,7 @@ INSTALL = {
     "tensorflow": 'pip install "gausskl[tensorflow]"',
     "numba": 'pip install "gausskl[numba]"',
     "triton": "pip install triton (PyTorch for CUDA brings it)",
+    "cuda.core": 'pip install "gausskl[torch-cuda12]" or "gausskl[torch-cuda13]"',
 }
 OLDEST = {
     "numpy": "2.0.0",
@@ -34,7 +35,8 @@ OLDEST = {
     "tensorflow": "2.18",
     "numba": "0.61",
 }
-HELPERS = {"numba": "numpy", "triton": "torch"}  # they compile kernels; with a library whose arrays they serve
+# What compiles kernels, with a library whose arrays it serves.
+HELPERS = {"numba": "numpy", "triton": "torch", "cuda.core": "torch"}
 
 
 @dataclasses.dataclass(frozen=True)

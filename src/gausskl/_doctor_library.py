@@ -66,7 +66,7 @@ def examine(library: str) -> Report:
         _examine(library, report)
     for said in [str(warning.message) for warning in heard]:
         if said.startswith("gausskl"):
-            helper = next((helper for helper in HELPERS if helper in said), "")
+            helper = next((helper for helper in HELPERS if f"{_path(helper)} could not" in said), "")
             hint = f"This may help: {upgrade(helper)}" if helper else cure(library, RuntimeError(said))
             report.problems.append((f"{library}: {said}. {hint}".rstrip(), helper or library))
     return report
@@ -126,7 +126,12 @@ def _put_to_use(helper: str) -> str:
         p, q = gaussians(known[:1], "float32", device)
         kl_divergence(p, q)
         paths.append(plan(p, q).path)
-    return f"serves {HELPERS[helper]} on {device.name}" if helper in paths else unused
+    return f"serves {HELPERS[helper]} on {device.name}" if _path(helper) in paths else unused
+
+
+def _path(helper: str) -> str:
+    """Name of the path that needs it."""
+    return helper.partition(".")[0]
 
 
 # ---- paths and accuracy ----

@@ -14,7 +14,7 @@ Array = Any
 Reduction = Literal["none", "sum", "mean"]
 
 REDUCTIONS = ("none", "sum", "mean")
-PATHS = ("auto", "generic", "numba", "triton", "cupy")
+PATHS = ("auto", "generic", "numba", "triton", "cuda", "cupy")
 PATH_ASKED = "the array-API formulas, as asked"
 
 
@@ -97,7 +97,7 @@ def kl_divergence(
     validate : bool, optional
         By default, arrays on the CPU whose values can be read are looked at again if the result holds a number that
         is not finite. ``False``: never; a bad element is NaN or inf, as are its gradients. ``True``: on a GPU as well.
-    path : {"auto", "generic", "numba", "triton", "cupy"}, default "auto"
+    path : {"auto", "generic", "numba", "triton", "cuda", "cupy"}, default "auto"
         Which implementation runs; see :func:`plan`. One that cannot serve the call is an error.
     precise : bool, default False
         Compute dense pairs with about 32 digits instead of 16, for matrices that are nearly singular: the result is
@@ -164,11 +164,12 @@ def plan(
         As in :func:`kl_divergence`.
     per_dim : bool, default False
         As in :func:`kl_divergence`.
-    path : {"auto", "generic", "numba", "triton", "cupy"}, default "auto"
+    path : {"auto", "generic", "numba", "triton", "cuda", "cupy"}, default "auto"
         ``"generic"`` is the array-API formulas, which serve every library and every pair. ``"numba"`` is one compiled
         pass over arrays of NumPy, or tensors of PyTorch on the CPU: for two diagonal Gaussians described in the same
-        way, and for dense ones of up to 128 dimensions. ``"triton"`` and ``"cupy"`` are one pass on a GPU, over tensors
-        of PyTorch and arrays of CuPy: for diagonal Gaussians, and of CuPy for dense ones of up to 16 dimensions.
+        way, and for dense ones of up to 128 dimensions. On a GPU, ``"triton"`` and ``"cuda"`` are one pass over tensors
+        of PyTorch, for diagonal Gaussians and for dense ones of up to 16 dimensions; ``"cupy"`` is one over arrays of
+        CuPy, for both.
         ``"auto"`` takes the fastest path that serves the pair.
     precise : bool, default False
         As in :func:`kl_divergence`.

@@ -28,10 +28,17 @@ ENGINES = {"diagonal": "_diagonal", "dense": "_dense_pairs", "low rank": "_low_r
 PATHS = {("numpy", False): "numba", ("torch", False): "numba", ("torch", True): "triton", ("cupy", True): "cupy"}
 SERVES = {
     "numba": "arrays of NumPy, and tensors of PyTorch in the memory of the CPU",
-    "triton": "tensors of PyTorch on a GPU",
+    "triton": "diagonal Gaussians in tensors of PyTorch on a GPU",
+    "cuda": "dense Gaussians in tensors of PyTorch on a GPU",
     "cupy": "arrays of CuPy",
 }
-LEAVES = {("numba", "numpy"): "_numba", ("numba", "torch"): "_torch", ("triton", "torch"): "_torch_triton"}
+LEAVES = {
+    ("numba", "numpy"): "_numba",
+    ("numba", "torch"): "_torch",
+    ("triton", "torch"): "_torch_triton",
+    ("cuda", "torch"): "_torch_cuda",
+    ("cupy", "cupy"): "_cupy",
+}
 ANY = "the array-API formulas serve every library and every pair"
 
 
@@ -139,7 +146,7 @@ class Job:
     @_Once
     def leaf(self) -> Any:
         """The module that knows the library."""
-        return _import(LEAVES.get((self.path, self.library), "_cupy"))
+        return _import(LEAVES[self.path, self.library])
 
     @_Once
     def reason(self) -> str:
@@ -169,11 +176,13 @@ def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool, pre
     dtypes = dict.fromkeys(dtype for form in forms for dtype in form.dtypes)
     if not all(form.plain for form in forms) or p.library != q.library:
         return ANY
-    own = PATHS[p.library, p.on_gpu]
-    path = own if path == "auto" else path
-    if path != own and not (path == "triton" and p.library == "torch" and _interprets()):
-        return f"{path} is for {SERVES[path]}"
     diagonal = set(keywords) <= set(DIAGONAL)
+    own = PATHS[p.library, p.on_gpu]
+    if own == "triton" and p.on_gpu and not diagonal:
+        own = "cuda"
+    path = own if path == "auto" else path
+    if path != own and not (path == "triton" and diagonal and p.library == "torch" and _interprets()):
+        return f"{path} is for {SERVES[path]}"
     if path == "numba":
         obstacle = _on_cpu(keywords, dtypes, p.event_size, precise)
     elif diagonal:
@@ -215,8 +224,8 @@ def _diagonal_on_gpu(dtypes: dict[str, None]) -> str:
 
 def _dense_on_gpu(path: str, keywords: dict[str, None], dtypes: dict[str, None], size: int, precise: bool) -> str:
     """The same for other pairs."""
-    if path != "cupy":
-        return "compiled kernels for tensors on a GPU are for diagonal Gaussians"
+    if path == "triton":
+        return f"{path} is for {SERVES[path]}"
     if precise:
         return "it is for arrays in the memory of the CPU"
     if list(dtypes) not in (["float32"], ["float64"]):
@@ -232,8 +241,21 @@ def _dense_on_gpu(path: str, keywords: dict[str, None], dtypes: dict[str, None],
 @functools.cache
 def _missing(path: str) -> str:
     """What has to be installed for a path; CuPy is there where its arrays are."""
-    cures = {"numba": "pip install gausskl[numba]", "triton": "pip install triton"}
-    return f"{path} is not installed: {cures[path]}" if path in cures and not importlib.util.find_spec(path) else ""
+    cures = {
+        "numba": ("numba", "pip install gausskl[numba]"),
+        "triton": ("triton", "pip install triton"),
+        "cuda": ("cuda.core", "pip install gausskl[torch-cuda12] or gausskl[torch-cuda13]"),
+    }
+    module, cure = cures.get(path, ("", ""))
+    return f"{module} is not installed: {cure}" if module and not _is_there(module) else ""
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module can be found, without importing it; those that it is part of are imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _interprets() -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from .._checks import asymmetry
-from . import DENSE_ON_GPU, DIAGONAL, LARGEST_ON_GPU, _cuda_covariances, _terms
+from . import DENSE_ON_GPU, DIAGONAL, LARGEST_ON_GPU, Job, _cuda_covariances, _terms
 from ._cuda_source import DIALECT, TYPE
 from ._symbols import Program
 
@@ -52,6 +52,13 @@ def source(spreads: Any, bits: int, d: int) -> str:
     else:
         parts.append(FROM_FACTORS)
     return "\n".join([*parts, _kernel("pq"[: len(keywords)])])
+
+
+def events(job: Job) -> list[tuple[int, ...]]:
+    """Shapes of the mean and the spread of each side, without the batch."""
+    d = job.event_size
+    shapes: dict[str, tuple[int, ...]] = {"cov": (d, d), "scale_tril": (d, d), "packed_tril": (d * (d + 1) // 2,)}
+    return [shape for keyword, _ in job.spreads for shape in ((d,), shapes.get(keyword, (d,)))]
 
 
 def _head(p: str, q: str, bits: int, d: int) -> str:

@@ -71,7 +71,7 @@ def _dense(job: Job, arrays: tuple[Array, ...]) -> Array:
     out = cupy.empty(job.shape, job.dtype)
     if not out.size:
         return out
-    events = [shape for spread in job.spreads for shape in ((job.event_size,), _event(job, *spread))]
+    events = _cuda_dense.events(job)
     wholes = [_whole(array, job.batch_shape, event) for array, event in zip(arrays, events, strict=True)]
     batch = range(len(job.batch_shape))
     outer, inner = _gpu.two_axes(job.batch_shape, [[whole.strides[k] for whole in wholes] for k in batch])
@@ -86,14 +86,6 @@ def _dense(job: Job, arrays: tuple[Array, ...]) -> Array:
 @functools.cache
 def _dense_kernel(spreads: Any, bits: int, d: int) -> Any:
     return cupy.RawKernel(_cuda_dense.source(spreads, bits, d), "gausskl_dense", options=("--std=c++17", *OPTIONS))
-
-
-def _event(job: Job, keyword: str, packing: str | None) -> tuple[int, ...]:
-    """Shape of a spread."""
-    d = job.event_size
-    if packing:
-        return (d * (d + 1) // 2,)
-    return (d, d) if keyword in ("cov", "scale_tril") else (d,)
 
 
 def _whole(array: Array, batch: tuple[int, ...], event: tuple[int, ...]) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -10,22 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from .. import _pairs
 from . import Job, _dense_kernels, _numba, _threads
 from ._arithmetic import LANES
+from ._dense_formula import formula, four, spreads
 from ._lanes import BYTES
 from ._rows import as_rows
 from ._sides import work_bytes
 
 Array = Any
 
-STANDARD = ("std", None)  # how the standard normal is described to a kernel
+__all__ = ["by_row", "events", "formula", "four", "gradients", "kernel", "warm_up"]
+
 PIECE = 1e6  # nanoseconds of work, roughly, after which Ctrl-C is seen
 
 
 def kernel(job: Job, kind: str) -> Any:
     """The compiled kernel for such pairs, "forward" or "backward"."""
-    return _numba.kernel("_dense_kernels", kind, _spreads(job), job.bits, _block(job), job.precise)
+    return _numba.kernel("_dense_kernels", kind, spreads(job), job.bits, _block(job), job.precise)
 
 
 def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
@@ -51,25 +51,13 @@ def _has_gradients(job: Job) -> bool:
     return all(keyword != "precision" for keyword, _ in job.spreads)
 
 
-def _spreads(job: Job) -> tuple[Any, ...]:
-    return (job.spreads[0], STANDARD) if job.standard else job.spreads
-
-
 def _block(job: Job) -> int:
     return _dense_kernels.block_for(job.event_size, job.precise)
 
 
 def events(job: Job) -> list[int]:
     """Event axes of mean and spread of p and of q."""
-    return [axes for keyword, _ in _spreads(job) for axes in (1, _dense_kernels.AXES[keyword])]
-
-
-def four(job: Job, arrays: Sequence[Array], *, xp: Any = np) -> list[Array]:
-    """Mean and spread of p and of q; for the standard normal too."""
-    if not job.standard:
-        return [*arrays]
-    zero = xp.zeros((1, job.event_size), dtype=arrays[0].dtype)
-    return [*arrays, zero, zero + 1]
+    return [axes for keyword, _ in spreads(job) for axes in (1, _dense_kernels.AXES[keyword])]
 
 
 def _step(job: Job, effort: float) -> int:
@@ -82,15 +70,6 @@ def _step(job: Job, effort: float) -> int:
 def _work_size(job: Job, gradients: bool) -> int:
     block = _block(job)
     return work_bytes(-(-job.event_size // block) * block, job.precise, gradients) + BYTES
-
-
-# What the kernels do not serve: the formulas of the library do.
-
-
-def formula(job: Job, dtype: Any) -> Any:
-    """The formula for such pairs, of arrays of any library."""
-    p, q = (_pairs.Spread(*spread) for spread in _spreads(job))
-    return functools.partial(_pairs.divergence, p=p, q=q, per_dim=False, dtype=dtype)
 
 
 # Gradients.

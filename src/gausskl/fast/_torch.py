@@ -6,13 +6,12 @@ import dataclasses
 import math
 from typing import Any
 
-import array_api_compat.torch as xp
 import numpy as np
 import torch
 from torch._C._functorch import is_legacy_batchedtensor
 
 from . import CannotCompile, Job, _numba, give_up
-from ._torch_follows import followed, obstacle, of_each
+from ._torch_follows import by_formulas, followed, obstacle, of_each
 
 Tensor = Any
 
@@ -70,7 +69,7 @@ class _Divergence(torch.autograd.Function):
             except CannotCompile as error:
                 give_up(job.path, error)
         if gradients is None:
-            return None, None, None, *_followed(job, ctx.reduction, tensors, cotangent, wanted)
+            return None, None, None, *followed(job, tensors, of_each(job, ctx.reduction, cotangent), wanted)
         return None, None, None, *[None if array is None else torch.from_numpy(array) for array in gradients]
 
 
@@ -80,16 +79,6 @@ def _weights(job: Job, reduction: str, cotangent: Tensor) -> Any:
         (weights,) = _arrays((cotangent,))
         return weights if job.per_dim else weights[..., None]
     return np.array([[cotangent.item() / ((job.count or 1) if reduction == "mean" else 1)]], job.dtype)
-
-
-def _followed(
-    job: Job, reduction: str, tensors: tuple[Tensor, ...], cotangent: Tensor, wanted: tuple[bool, ...]
-) -> list[Tensor | None]:
-    """The gradients by operations that torch follows: for second derivatives, and under a transform."""
-    cotangent = of_each(job, reduction, cotangent)
-    if job.diagonal:
-        return followed(job, tensors, cotangent, wanted)
-    return _by_autograd(job, tensors, cotangent, wanted)
 
 
 def _add_special(
@@ -104,7 +93,7 @@ def _add_special(
         rows.append(tensor.detach().expand(*job.batch, *event)[index])
     cotangent = torch.from_numpy(np.broadcast_to(weights[..., 0], job.batch)[index])
     rowwise = dataclasses.replace(job, batch_shape=(len(special),))
-    found = _by_autograd(rowwise, tuple(rows), cotangent, wanted)
+    found = by_formulas(rowwise, tuple(rows), cotangent, wanted)
     for gradient, part, axes in zip(gradients, found, events, strict=True):
         if part is None:
             continue
@@ -114,17 +103,3 @@ def _add_special(
             np.add.at(gradient, tuple(i if n > 1 else 0 * i for i, n in zip(last, own, strict=True)), part.numpy())
         else:
             gradient += part.numpy().sum(axis=0)
-
-
-def _by_autograd(
-    job: Job, tensors: tuple[Tensor, ...], cotangent: Tensor, wanted: tuple[bool, ...]
-) -> list[Tensor | None]:
-    """The gradients that torch finds by following the formulas, computed in float64."""
-    followed = torch.is_grad_enabled()
-    if not followed:
-        tensors = tuple(tensor.detach().requires_grad_() for tensor in tensors)
-    with torch.enable_grad():
-        result = job.engine.formula(job, torch.float64)(job.engine.four(job, tensors, xp=xp), xp=xp).reshape(job.shape)
-        some = [tensor for tensor, want in zip(tensors, wanted, strict=True) if want]
-        found = iter(torch.autograd.grad(result, some, cotangent.to(result.dtype), create_graph=followed))
-    return [next(found) if want else None for want in wanted]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import array_api_compat.torch as xp
+import torch
 from torch._C import DispatchKey, _get_tracing_state, _len_torch_dispatch_stack
 from torch._C import _dispatch_tls_is_dispatch_key_included as _is_included
 from torch._C._functorch import peek_interpreter_stack
@@ -35,9 +36,25 @@ def of_each(job: Job, reduction: str, cotangent: Tensor) -> Tensor:
 
 
 def followed(job: Job, tensors: tuple[Tensor, ...], cotangent: Tensor, wanted: tuple[bool, ...]) -> list[Tensor | None]:
-    """The gradients of a diagonal pair by the formulas."""
+    """The gradients by operations that torch follows: for second derivatives, and under a transform."""
+    if not job.diagonal:
+        return by_formulas(job, tensors, cotangent, wanted)
     weights = cotangent if job.per_dim else cotangent.unsqueeze(-1)
     return [
         (weights * partial).sum_to_size(tensor.shape) if want else None
         for tensor, partial, want in zip(tensors, partials(job.spreads, tensors, xp=xp), wanted, strict=False)
     ]
+
+
+def by_formulas(
+    job: Job, tensors: tuple[Tensor, ...], cotangent: Tensor, wanted: tuple[bool, ...]
+) -> list[Tensor | None]:
+    """The gradients that torch finds by following the formulas, computed in float64."""
+    again = torch.is_grad_enabled()
+    if not again:
+        tensors = tuple(tensor.detach().requires_grad_() for tensor in tensors)
+    with torch.enable_grad():
+        result = job.engine.formula(job, torch.float64)(job.engine.four(job, tensors, xp=xp), xp=xp).reshape(job.shape)
+        some = [tensor for tensor, want in zip(tensors, wanted, strict=True) if want]
+        found = iter(torch.autograd.grad(result, some, cotangent.to(result.dtype), create_graph=again))
+    return [next(found) if want else None for want in wanted]
