@@ -1,5 +1,6 @@
 """Kernels for a GPU, compiled for the processor by a C++ compiler: a thread runs after the other."""
 
+import contextlib
 import ctypes
 import subprocess
 
@@ -7,6 +8,12 @@ import subprocess
 CUDA = """
 #include <math.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <immintrin.h>
+extern "C" void flush(int on) { _mm_setcsr(on ? _mm_getcsr() | 0x8040 : _mm_getcsr() & ~0x8040); }
+#else
+extern "C" void flush(int) {}
+#endif
 #define __device__
 #define __global__
 #define __forceinline__ inline
@@ -33,6 +40,16 @@ def compiled(folder, source, effort="-O1"):
     command = ["g++", effort, *strict, "-shared", "-fPIC", "-o", "kernel.so", "kernel.cpp"]
     subprocess.run(command, cwd=place, check=True)
     return ctypes.CDLL(str(place / "kernel.so"))
+
+
+@contextlib.contextmanager
+def flushing(library, on=True):
+    """Let subnormal numbers count as 0, as CuPy has its kernels compiled; it holds for this thread."""
+    library.flush(on)
+    try:
+        yield
+    finally:
+        library.flush(False)
 
 
 def address(array):

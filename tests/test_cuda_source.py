@@ -4,44 +4,30 @@ import ctypes
 import functools
 import itertools
 import shutil
-import subprocess
 
 import numpy as np
+import on_processor
 import pytest
 import regimes
 from cases import DTYPES, within
 from mpmath import mp
+from on_processor import address
 
 import reference
 from gausskl.fast import _cuda_source
 
-COMPILER = shutil.which("g++")
 KEYWORDS = list(regimes.SPREAD)
 SPREADS = [((p, None), (q, None)) for p, q in itertools.product(KEYWORDS, repeat=2)] + [((p, None),) for p in KEYWORDS]
 KINDS = [(spreads, bits) for spreads in SPREADS for bits in (64, 32)]
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
 every_keyword = pytest.mark.parametrize("keyword", KEYWORDS)
 
-# What CUDA has and a C++ compiler has not.
-HEAD = """
-#include <cmath>
-#include <cstring>
-template <class To, class From> static To same_bits(From x) { To y; std::memcpy(&y, &x, sizeof y); return y; }
-static long long __double_as_longlong(double x) { return same_bits<long long>(x); }
-static double __longlong_as_double(long long x) { return same_bits<double>(x); }
-static int __float_as_int(float x) { return same_bits<int>(x); }
-static float __int_as_float(int x) { return same_bits<float>(x); }
-#define __device__ static
-#define __noinline__
-"""
-
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory):
+def kernels(tmp_path_factory):
     """Every kind of pair as a function of arrays: ``term_0(out, n, ...)``, ``term_1(out, n, ...)``, ..."""
-    place = tmp_path_factory.mktemp("cuda")
-    parts = [HEAD]
+    parts = []
     for k, (spreads, bits) in enumerate(KINDS):
         kind, count = _cuda_source.TYPE["float", bits], 2 * len(spreads)
         parameters = ", ".join(f"const {kind} *x{i}" for i in range(count))
@@ -51,13 +37,10 @@ def library(tmp_path_factory):
             f'extern "C" void term_{k}({kind} *out, long n, {parameters})\n'
             f"{{ for (long i = 0; i < n; i++) out[i] = kind_{k}::gausskl_term({values}); }}\n"
         )
-    (place / "terms.cpp").write_text("".join(parts))
-    command = [COMPILER, "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-o", "terms.so", "terms.cpp"]
-    subprocess.run(command, cwd=place, check=True)
-    return ctypes.CDLL(str(place / "terms.so"))
+    return on_processor.compiled(tmp_path_factory.mktemp("cuda"), "".join(parts))
 
 
-def terms(library, *sides):
+def terms(kernels, *sides):
     """The contribution of every dimension to the divergence of p from q, or from the standard normal."""
     keywords = [next(name for name in g if name != "mean") for g in sides]
     dtype = sides[0]["mean"].dtype
@@ -66,8 +49,9 @@ def terms(library, *sides):
     ]
     out = np.empty(arrays[0].shape, dtype)
     kind = KINDS.index((tuple((keyword, None) for keyword in keywords), 8 * dtype.itemsize))
-    addresses = [ctypes.c_void_p(array.ctypes.data) for array in (out, *arrays)]
-    getattr(library, f"term_{kind}")(addresses[0], ctypes.c_long(out.size), *addresses[1:])
+    target, *sources = map(address, (out, *arrays))
+    with on_processor.flushing(kernels, dtype == np.float32):  # numbers of float64 are not flushed
+        getattr(kernels, f"term_{kind}")(target, ctypes.c_long(out.size), *sources)
     return out
 
 
@@ -79,10 +63,10 @@ def same_keyword(keyword, dtype):
 @needs_compiler
 @every_dtype
 @every_keyword
-def test_each_dimension_within_6_ulp(library, keyword, dtype):
+def test_each_dimension_within_6_ulp(kernels, keyword, dtype):
     smallest = float(np.finfo(dtype).smallest_normal)
     for name, p, q, want in same_keyword(keyword, dtype):
-        got = terms(library, p, q)
+        got = terms(kernels, p, q)
         errors = reference.ulp_error(got, want, dtype)
         assert within(np.where(want.astype(float) >= smallest, errors, 0), 6), (name, errors)
         assert (got >= 0).all(), name
@@ -91,13 +75,13 @@ def test_each_dimension_within_6_ulp(library, keyword, dtype):
 @needs_compiler
 @every_dtype
 @every_keyword
-def test_against_the_standard_normal_within_6_ulp(library, keyword, dtype):
+def test_against_the_standard_normal_within_6_ulp(kernels, keyword, dtype):
     unit = {"mean": np.zeros(1, dtype), keyword: np.full(1, 0.0 if "log" in keyword else 1.0, dtype)}
     for name, p, _ in regimes.diagonal(keyword, dtype, rows=1):
         if "subnormal" in name:
             continue
         q = {key: np.broadcast_to(a, p["mean"].shape) for key, a in unit.items()}
-        errors = reference.ulp_error(terms(library, p), reference.kl_per_dim(p, q), dtype)
+        errors = reference.ulp_error(terms(kernels, p), reference.kl_per_dim(p, q), dtype)
         assert within(errors, 6), (name, errors)
 
 
@@ -106,14 +90,14 @@ def test_against_the_standard_normal_within_6_ulp(library, keyword, dtype):
 @pytest.mark.parametrize(
     ("keyword_p", "keyword_q"), [pair for pair in itertools.product(KEYWORDS, repeat=2) if len(set(pair)) == 2]
 )
-def test_conversion_costs_no_more_than_rounding_a_spread(library, keyword_p, keyword_q, dtype):
+def test_conversion_costs_no_more_than_rounding_a_spread(kernels, keyword_p, keyword_q, dtype):
     """The bound is explained in test_accuracy.py."""
     eps = float(np.finfo(dtype).eps)
     left, right = (list(regimes.diagonal(keyword, dtype, rows=1)) for keyword in (keyword_p, keyword_q))
     for (name, p, _), (_, _, q) in zip(left, right, strict=True):
         if not name.startswith(("moderate", "common mean offset", "near", "equal")):
             continue
-        want, got = reference.kl_per_dim(p, q), terms(library, p, q)
+        want, got = reference.kl_per_dim(p, q), terms(kernels, p, q)
         with mp.workdps(40):
             error = np.abs(got.astype(float) - want).astype(float)
         k = want.astype(float)
@@ -124,16 +108,16 @@ def test_conversion_costs_no_more_than_rounding_a_spread(library, keyword_p, key
 @needs_compiler
 @every_dtype
 @every_keyword
-def test_equal_is_0_and_a_bad_spread_nan(library, keyword, dtype):
+def test_equal_is_0_and_a_bad_spread_nan(kernels, keyword, dtype):
     values = np.array([-800.0, -3.0, 0.0, 1e-30, 0.3, 1.0, 5.0, 1e30], dtype)
     bad = ~np.isfinite(values) if "log" in keyword else values <= 0
     if "log" in keyword:
         values[-1], bad[-1] = np.nan, True
     p = {"mean": np.arange(8, dtype=dtype), keyword: values}
-    np.testing.assert_array_equal(terms(library, p, p), np.where(bad, np.nan, 0))
-    assert np.isnan(terms(library, p)[bad]).all()
+    np.testing.assert_array_equal(terms(kernels, p, p), np.where(bad, np.nan, 0))
+    assert np.isnan(terms(kernels, p)[bad]).all()
     nowhere = p | {"mean": np.full(8, np.nan, dtype)}
-    assert np.isnan(terms(library, nowhere, p)).all()
+    assert np.isnan(terms(kernels, nowhere, p)).all()
 
 
 def test_cuda_takes_every_line():

@@ -5,8 +5,8 @@ from __future__ import annotations
 COVARIANCE = """
 __device__ __noinline__ bool is_symmetric(const T* given) {
   _Pragma("unroll 1") for (int i = 1; i < D; ++i) _Pragma("unroll 1") for (int j = 0; j < i; ++j) {
-    const double here = given[i * D + j], there = given[j * D + i];
-    const double size = sqrt(fabs((double)given[i * D + i])) * sqrt(fabs((double)given[j * D + j]));
+    const double here = gausskl_wide(given[i * D + j]), there = gausskl_wide(given[j * D + i]);
+    const double size = sqrt(fabs(gausskl_wide(given[i * D + i]))) * sqrt(fabs(gausskl_wide(given[j * D + j])));
     if (here != there && !(fabs(here - there) <= TOLERANCE * size)) return false;
   }
   return true;
@@ -17,11 +17,11 @@ FUNCTION bool covariance(const T* given, double* x) {
   bool unequal = false;
   EACH(i, 0, D) {
     EACH(j, 0, i) {
-      const double here = given[i * D + j], there = x[AT(i, j)];
+      const double here = gausskl_wide(given[i * D + j]), there = x[AT(i, j)];
       unequal |= here != there;
       x[AT(i, j)] = here + 0.5 * (there - here);
     }
-    EACH(j, i, D) x[AT(j, i)] = given[i * D + j];
+    EACH(j, i, D) x[AT(j, i)] = gausskl_wide(given[i * D + j]);
   }
   return !unequal || is_symmetric(given);
 }
@@ -112,8 +112,9 @@ FUNCTION double less_variance_SIDE(double x, const T* given, int i, int unit) {
 }
 """
 LESS = {
-    "std": "const double s = scaled(given[i], -unit), square = s * s; return x - square - fma(s, s, -square);",
-    "var": "return x - scaled(given[i], -2 * unit);",
+    "std": "const double s = scaled(gausskl_wide(given[i]), -unit), square = s * s;\n"
+    "  return x - square - fma(s, s, -square);",
+    "var": "return x - scaled(gausskl_wide(given[i]), -2 * unit);",
     "log_std": "return x - scaled(exp(2.0 * given[i]), -2 * unit);",
     "log_var": "return x - scaled(exp((double)given[i]), -2 * unit);",
     "standard": "return x - 1.0;",

@@ -23,7 +23,7 @@ import numpy as np
 
 from .._checks import asymmetry
 from . import DENSE_ON_GPU, DIAGONAL, LARGEST_ON_GPU, Job, _cuda_covariances, _terms
-from ._cuda_source import DIALECT, TYPE
+from ._cuda_source import DIALECT, TYPE, WIDE
 from ._symbols import Program
 
 KEYWORDS = (*DENSE_ON_GPU, *DIAGONAL)
@@ -38,7 +38,7 @@ def source(spreads: Any, bits: int, d: int) -> str:
         raise ValueError(f"there is no kernel for {spreads} in {d} dimensions")
     spreads = (*spreads, ("standard", None))[:2]
     (p, _), (q, _) = spreads
-    parts = [_head(p, q, bits, d)]
+    parts = [WIDE, _head(p, q, bits, d)]
     # All that float32 can hold, and its squares, are well within the range of float64; exponentials may not be.
     parts.append(SCALED if bits == 64 or any(k.startswith("log") for k in (p, q)) else UNSCALED)
     parts += [NORMALIZED, _gap()]
@@ -62,7 +62,7 @@ def events(job: Job) -> list[tuple[int, ...]]:
 
 
 def _head(p: str, q: str, bits: int, d: int) -> str:
-    delta = "(double)mean_p[i]" if q == "standard" else "(double)mean_p[i] - (double)mean_q[i]"
+    delta = "gausskl_wide(mean_p[i])" if q == "standard" else "gausskl_wide(mean_p[i]) - gausskl_wide(mean_q[i])"
     two = "cov" in (p, q) and p not in STD and q not in STD
     return HEAD % {
         "type": TYPE["float", bits],
@@ -137,10 +137,10 @@ FUNCTION double gap(double x, double ratio, int k) {
 
 ROW_OF_FACTOR = """
 FUNCTION bool row_SIDE(const T* given, double* row, int i, unsigned& flipped) {
-  flipped |= (unsigned)(given[PLACE(i, i)] < 0) << i;  // columns whose diagonal entry is negative
+  flipped |= (unsigned)(gausskl_wide(given[PLACE(i, i)]) < 0) << i;  // columns whose diagonal entry is negative
   bool good = true;
   EACH(j, 0, i + 1) {
-    const double x = given[PLACE(i, j)];
+    const double x = gausskl_wide(given[PLACE(i, j)]);
     good &= fabs(x) < INFINITE;
     row[j] = flipped >> j & 1 ? -x : x;
   }
@@ -148,7 +148,7 @@ FUNCTION bool row_SIDE(const T* given, double* row, int i, unsigned& flipped) {
   return good && row[i] > 0.0;
 }
 """
-ABOVE = "EACH(j, i + 1, D) good &= given[i * D + j] == 0;"
+ABOVE = "EACH(j, i + 1, D) good &= gausskl_wide(given[i * D + j]) == 0;"
 PLACE = {
     None: "{0} * D + {1}",
     "row": "AT({0}, {1})",
@@ -162,8 +162,8 @@ FUNCTION bool row_SIDE(const T* given, double* row, int i, unsigned&) {
 }
 """
 STD = {
-    "std": "given[i]",
-    "var": "sqrt((double)given[i])",
+    "std": "gausskl_wide(given[i])",
+    "var": "sqrt(gausskl_wide(given[i]))",
     "log_std": "exp((double)given[i])",
     "log_var": "exp(0.5 * given[i])",
     "standard": "1.0",

@@ -84,23 +84,39 @@ DIALECT = {
 }
 
 
+# CuPy compiles everything with -ftz=true, so that subnormal numbers of float32 count as 0, also where they become
+# float64. A number is made wide by its bits, and float32 is computed in float64 where a spread is very small.
+WIDE = """
+__device__ inline double gausskl_wide(float x) {
+  const int bits = __float_as_int(x);
+  const double size = (bits & 0x7f800000) ? fabs((double)x) : (bits & 0x7fffff) * 0x1p-149;
+  return bits < 0 ? -size : size;
+}
+__device__ inline double gausskl_wide(double x) { return x; }
+"""
+VERY_SMALL = {"std": "< 0x1p-64f", "var": "< 0x1p-64f", "log_std": "< -40.0f", "log_var": "< -40.0f"}
+
+
 def function(spreads: Any, bits: int) -> str:
     """Source of ``gausskl_term``, which computes a dimension of a pair."""
-    kind = TYPE["float", bits]
-    names = _gpu.names(spreads)
-    parameters = ", ".join(f"{kind} {name}" for name in names)
-    careful, quick = _gpu.careful(spreads, bits, DIALECT), _gpu.quick(spreads, bits, DIALECT)
-    if quick is None:
-        return _function(
-            "inline", f"{kind} gausskl_term({parameters})", [*careful.lines, f"return {careful.results[0]};"]
-        )
-    value, bad = quick.results
-    rare = f"return {bad} ? gausskl_careful({', '.join(names)}) : {value};"
-    return _function(
-        "__noinline__", f"{kind} gausskl_careful({parameters})", [*careful.lines, f"return {careful.results[0]};"]
-    ) + _function("inline", f"{kind} gausskl_term({parameters})", [*quick.lines, rare])
+    kind, names = TYPE["float", bits], _gpu.names(spreads)
+    careful, usual = _gpu.careful(spreads, 64, DIALECT), _gpu.quick(spreads, bits, DIALECT)
+    wide, narrow = (", ".join(f"{type} {name}" for name in names) for type in ("double", kind))
+    if usual is None and bits == 64:
+        return _function("inline", f"double gausskl_term({wide})", careful.lines, careful.results[0])
+    lines, (value, *doubts) = usual or _gpu.careful(spreads, 32, DIALECT)
+    if bits == 32:
+        spread = zip(names[1::2], spreads, strict=True)
+        doubts = [*doubts, *(f"{name} {VERY_SMALL[keyword]}" for name, (keyword, _) in spread)]
+    given = ", ".join(f"gausskl_wide({name})" for name in names)
+    chosen = f"{' || '.join(doubts)} ? ({kind})gausskl_careful({given}) : {value}"
+    return (
+        WIDE
+        + _function("__noinline__", f"double gausskl_careful({wide})", careful.lines, careful.results[0])
+        + _function("inline", f"{kind} gausskl_term({narrow})", lines, chosen)
+    )
 
 
-def _function(how: str, head: str, lines: list[str]) -> str:
-    body = "\n".join(f"  {line}" for line in lines)
+def _function(how: str, head: str, lines: list[str], result: str) -> str:
+    body = "\n".join(f"  {line}" for line in [*lines, f"return {result};"])
     return f"__device__ {how} {head} {{\n{body}\n}}\n"
