@@ -169,6 +169,7 @@ def test_long_rows(leaf, d, dtype):
     agree(*divergence(leaf, p, q))
     agree(*divergence(leaf, p, q, reduction="mean"))
     agree(*divergence(leaf, p))
+    agree(*divergence(leaf, drawn("std", (0, d), (0, 1), dtype, 0), q))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

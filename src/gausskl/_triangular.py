@@ -152,6 +152,8 @@ def _own_solver(xp: Any) -> Any:
         batch = broadcast_shapes(factor.shape[:-2], b.shape[:-2])
         factor = xp.broadcast_to(factor, (*batch, *factor.shape[-2:]))
         b = xp.broadcast_to(b, (*batch, *b.shape[-2:]))
+        if 0 in b.shape:  # CuPy takes no empty stack
+            return xp.zeros_like(b)
         return solve_triangular(factor, b, lower=True)
 
     return solve

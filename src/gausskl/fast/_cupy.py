@@ -43,7 +43,7 @@ def _diagonal(job: Job, arrays: tuple[Array, ...]) -> Array:
     # CuPy reduces to a number by one block of threads: of a long row, parts are summed first.
     wholes = [cupy.broadcast_to(array, (*array.shape[:-1], job.event_size)) for array in arrays]
     even = job.event_size // CHUNK * CHUNK
-    parts = [whole[..., :even].reshape(*whole.shape[:-1], -1, CHUNK) for whole in wholes]
+    parts = [whole[..., :even].reshape(*whole.shape[:-1], even // CHUNK, CHUNK) for whole in wholes]
     total = kernel(64)(*parts, axis=-1).sum(axis=-1)
     if even < job.event_size:
         total += kernel(64)(*[whole[..., even:] for whole in wholes], axis=-1)
