@@ -343,6 +343,22 @@ def test_a_device_that_fails_leaves_the_others_alone(monkeypatch):
     assert "numpy does not work on x:0: RuntimeError: sticky error." in text
 
 
+def test_the_formulas_are_tried_on_a_gpu_too(monkeypatch):
+    """They want linear algebra that a kernel does without."""
+
+    def lacking(p, q, path="auto"):
+        if path == "generic":
+            raise ImportError("libcublasLt.so.13: cannot open shared object file")
+        return gk.kl_divergence(p, q)
+
+    monkeypatch.setitem(DEVICES, "numpy", lambda: [Device("x:0", np.asarray)])
+    monkeypatch.setattr(_doctor_library, "speed", lambda device: 2.0)
+    monkeypatch.setattr(_doctor_library, "kl_divergence", lacking)
+    (problem, _), *others = examine("numpy").problems
+    assert not others
+    assert problem.startswith("numpy does not work on x:0: ImportError: libcublasLt.so.13")
+
+
 def test_the_speed_is_how_many_times_as_long_the_textbook_takes(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(_doctor_library.time, "perf_counter", lambda: clock[0])
