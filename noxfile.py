@@ -39,7 +39,7 @@ FORMULAS = ["test_accuracy.py", "test_gradients.py", "test_rules.py", "test_tran
 PYTEST = "pytest", "-n", "auto", "--dist", "worksteal"
 
 # What a GPU is tested with: values, gradients and rules on its arrays, and the kernels.
-ON_GPU = ["test_accuracy.py", "test_accuracy_dense.py", "test_accuracy_low_rank.py", "test_properties.py"]
+ON_GPU = [f"test_{name}.py" for name in ("accuracy", "accuracy_dense", "accuracy_low_rank", "properties", "rules")]
 KERNELS = {
     "triton": ["test_triton.py", "test_triton_source.py", "test_torch_cuda_leaf.py", "test_torch_cuda_source.py"],
     "cupy": ["test_cuda_source.py", "test_cuda_dense.py", "test_cupy_leaf.py"],

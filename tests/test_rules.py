@@ -492,7 +492,8 @@ def test_plan_says_what_would_run(xp, a, b):
     assert (plan.p, plan.q) == (f"{p.structure} ({p.keyword})", f"{q.structure} ({q.keyword})")
     dense = {"dense"} <= {p.structure, q.structure} <= {"dense", "diagonal"}
     served = dense or a == b == "std" or {"low rank"} <= {a, b} <= {"low rank", "var"}
-    assert plan.path == ("numba" if served and has_leaf(xp) else "generic")
+    if not p.form.on_gpu:  # test_triton.py, test_torch_cuda_leaf.py and test_cupy_leaf.py know what serves there
+        assert plan.path == ("numba" if served and has_leaf(xp) else "generic")
     for part in (plan.library, "float32", plan.computed_in, plan.p, plan.q, "(8, 6)", plan.path, plan.reason):
         assert part in str(plan)
 
@@ -547,7 +548,7 @@ def test_no_global_setting_is_changed(xp, a, b):
     gk.kl_divergence(gaussian(xp, example(a, (2,))), gaussian(xp, example(b, (2,))))
     if "dask" not in xp.__name__:
         with pytest.raises(ValueError, match="mean"):
-            gk.kl_divergence(gaussian(xp, example(a) | {"mean": np.full(3, np.nan)}))
+            gk.kl_divergence(gaussian(xp, example(a) | {"mean": np.full(3, np.nan)}), validate=True)
     assert settings() == before
 
 
