@@ -1,12 +1,17 @@
-"""Kernels for a GPU, compiled for the processor by a C++ compiler: a thread runs after the other."""
+"""Kernels for a GPU, compiled for the processor by a C++ compiler.
+
+A thread runs after the other, or all of a block run at once where they have to meet.
+"""
 
 import contextlib
 import ctypes
 import subprocess
+from concurrent import futures
 
 # What CUDA knows and C++ does not. A test says which thread is the one that runs.
 CUDA = """
 #include <math.h>
+#include <pthread.h>
 #include <string.h>
 #ifdef __SSE2__
 #include <immintrin.h>
@@ -19,7 +24,17 @@ extern "C" void flush(int) {}
 #define __forceinline__ inline
 #define __noinline__
 #define __launch_bounds__(threads)
-static struct { unsigned x; } threadIdx, blockIdx, blockDim, gridDim;
+static thread_local struct { unsigned x; } threadIdx, blockIdx, blockDim, gridDim;
+static pthread_barrier_t meeting;
+extern "C" void gather(unsigned threads) { pthread_barrier_init(&meeting, 0, threads); }
+static inline double __shfl_xor_sync(unsigned, double x, int other) {
+  static double shown[1024];
+  shown[threadIdx.x] = x;
+  pthread_barrier_wait(&meeting);
+  x = shown[threadIdx.x ^ other];
+  pthread_barrier_wait(&meeting);
+  return x;
+}
 static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 static inline long long __double_as_longlong(double x) { long long n; memcpy(&n, &x, sizeof n); return n; }
 static inline double __longlong_as_double(long long n) { double x; memcpy(&x, &n, sizeof x); return x; }
@@ -36,7 +51,7 @@ def compiled(folder, source, effort="-O1"):
     place = folder / f"{len(list(folder.iterdir()))}"
     place.mkdir()
     (place / "kernel.cpp").write_text(CUDA + source)
-    strict = ["-ffp-contract=off", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function"]
+    strict = ["-ffp-contract=off", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-pthread"]
     command = ["g++", effort, *strict, "-shared", "-fPIC", "-o", "kernel.so", "kernel.cpp"]
     subprocess.run(command, cwd=place, check=True)
     return ctypes.CDLL(str(place / "kernel.so"))
@@ -57,9 +72,18 @@ def address(array):
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def launch(function, library, blocks, threads, arguments):
+def launch(function, library, blocks, threads, arguments, meet=False):
     """Let every thread of every block run a function of a library."""
+
+    def run(block, thread):
+        library.place(block, blocks, thread, threads)
+        getattr(library, function)(*arguments)
+
     for block in range(blocks):
-        for thread in range(threads):
-            library.place(block, blocks, thread, threads)
-            getattr(library, function)(*arguments)
+        if meet:
+            library.gather(threads)
+            with futures.ThreadPoolExecutor(threads) as pool:
+                list(pool.map(run, [block] * threads, range(threads)))
+        else:
+            for thread in range(threads):
+                run(block, thread)

@@ -126,11 +126,8 @@ def test_cuda_takes_every_line():
     from cupy.cuda import nvrtc
 
     for spreads, bits in KINDS:
-        kind, count = _cuda_source.TYPE["float", bits], 2 * len(spreads)
-        parameters = ", ".join(f"const {kind} *x{i}" for i in range(count))
-        values = ", ".join(f"x{i}[0]" for i in range(count))
-        head = f'extern "C" __global__ void kernel({kind} *out, {parameters})'
-        source = f"{_cuda_source.function(spreads, bits)}{head} {{ out[0] = gausskl_term({values}); }}"
+        kind = _cuda_source.TYPE["float", bits]
+        source = _cuda_source.rows(spreads, bits, kind, (1, 0, None, 1)[: 2 * len(spreads)], kind, 32)
         program = nvrtc.createProgram(source, "terms.cu", [], [])
         try:
             nvrtc.compileProgram(program, ["--gpu-architecture=sm_80", "--fmad=false"])
@@ -144,10 +141,8 @@ def test_kernels_of_cupy_are_made_from_every_kind():
     from gausskl.fast import _cupy
 
     for spreads, bits in KINDS:
-        for per_dim in (False, True):
-            kernel = _cupy._kernel(spreads, bits, f"float{bits}", per_dim, bits)
-            sides = kernel.in_params, kernel.out_params
-            given, made = ([str(parameter.dtype) for parameter in side] for side in sides)
-            assert given == [f"float{bits}"] * 2 * len(spreads)
-            assert made == [f"float{bits}"]
-            assert (kernel.kwargs["options"] if per_dim else kernel.options) == ("--fmad=false",)
+        kernel = _cupy._elementwise(spreads, bits, f"float{bits}")
+        given, made = ([str(parameter.dtype) for parameter in side] for side in (kernel.in_params, kernel.out_params))
+        assert given == [f"float{bits}"] * 2 * len(spreads)
+        assert made == [f"float{bits}"]
+        assert kernel.kwargs["options"] == ("--fmad=false",)

@@ -101,19 +101,74 @@ def function(spreads: Any, bits: int) -> str:
     """Source of ``gausskl_term``, which computes a dimension of a pair."""
     kind, names = TYPE["float", bits], _gpu.names(spreads)
     careful, usual = _gpu.careful(spreads, 64, DIALECT), _gpu.quick(spreads, bits, DIALECT)
-    wide, narrow = (", ".join(f"{type} {name}" for name in names) for type in ("double", kind))
+    parameters = ", ".join(f"{kind} {name}" for name in names)
     if usual is None and bits == 64:
-        return _function("inline", f"double gausskl_term({wide})", careful.lines, careful.results[0])
+        return _function("inline", f"double gausskl_term({parameters})", careful.lines, careful.results[0])
     lines, (value, *doubts) = usual or _gpu.careful(spreads, 32, DIALECT)
     if bits == 32:
         spread = zip(names[1::2], spreads, strict=True)
         doubts = [*doubts, *(f"{name} {VERY_SMALL[keyword]}" for name, (keyword, _) in spread)]
-    given = ", ".join(f"gausskl_wide({name})" for name in names)
-    chosen = f"{' || '.join(doubts)} ? ({kind})gausskl_careful({given}) : {value}"
+    rare = f"{kind} gausskl_careful({', '.join(f'{kind} given_{name}' for name in names)})"
+    widened = [f"const double {name} = gausskl_wide(given_{name});" for name in names]
+    chosen = f"{' || '.join(doubts)} ? gausskl_careful({', '.join(names)}) : {value}"
     return (
         WIDE
-        + _function("__noinline__", f"double gausskl_careful({wide})", careful.lines, careful.results[0])
-        + _function("inline", f"{kind} gausskl_term({narrow})", lines, chosen)
+        + _function("__noinline__", rare, [*widened, *careful.lines], f"({kind})({careful.results[0]})")
+        + _function("inline", f"{kind} gausskl_term({parameters})", lines, chosen)
+    )
+
+
+# A row, or a part of a long one, is summed by a group of threads side by side in a warp. All threads of a block go
+# through the outer loop equally often, since they meet where their sums are exchanged. The numbers of four terms are on
+# their way before the first one is computed.
+_ROWS = """
+extern "C" __global__ void __launch_bounds__({threads})
+gausskl_rows({pointers}, {out}* out, long long rows, long long inner, long long d, long long parts, {strides}) {{
+  const long long count = rows * parts, step = (long long)gridDim.x * ({threads} / {group});
+  for (long long base = (long long)blockIdx.x * ({threads} / {group}); base < count; base += step) {{
+    const long long task = base + threadIdx.x / {group}, row = parts == 1 ? task : task / parts;
+    const long long o = row < inner ? 0 : row / inner, n = row - o * inner, first = (task - row * parts) * {chunk};
+    const long long last = task < count ? (first + {chunk} < d ? first + {chunk} : d) : 0;
+    {places}
+    double sum = 0.0;
+    long long i = first + threadIdx.x % {group};
+    for (; i + 3 * {group} < last; i += 4 * {group}) {{
+      {kind} {four};
+      _Pragma("unroll") for (int k = 0; k < 4; ++k) {{ {loads} }}
+      _Pragma("unroll") for (int k = 0; k < 4; ++k) sum += gausskl_term({loaded});
+    }}
+    for (; i < last; i += {group}) sum += gausskl_term({numbers});
+    for (int other = {group} / 2; other; other /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
+    if (threadIdx.x % {group} == 0 && task < count) out[task] = sum;
+  }}
+}}
+"""
+THREADS = 128  # in a block
+CHUNK = 4096  # dimensions that a group of threads sums
+
+
+def rows(spreads: Any, bits: int, dtype: str, columns: tuple[int | None, ...], out: str, group: int) -> str:
+    """Source of the kernel ``gausskl_rows``, which sums the terms of rows.
+
+    ``columns`` has how many numbers apart the dimensions of each array lie, or None for what only a call knows.
+    """
+    kind, names = TYPE["float", bits], _gpu.names(spreads)
+    both = [(n, f"{n}_column" if step is None else str(step)) for n, step in zip(names, columns, strict=True)]
+    return function(spreads, bits) + _ROWS.format(
+        pointers=", ".join(f"const {dtype}* {name}_at" for name in names),
+        strides=", ".join(f"long long {name}_{axis}" for name in names for axis in ("outer", "inner", "column")),
+        places="\n    ".join(
+            f"const {dtype}* const {name} = {name}_at + (o * {name}_outer + n * {name}_inner);" for name in names
+        ),
+        kind=kind,
+        four=", ".join(f"x_{name}[4]" for name in names),
+        loads=" ".join(f"x_{name}[k] = {name}[(i + k * {group}) * {step}];" for name, step in both),
+        loaded=", ".join(f"x_{name}[k]" for name in names),
+        numbers=", ".join(f"({kind}){name}[i * {step}]" for name, step in both),
+        out=out,
+        threads=THREADS,
+        group=group,
+        chunk=CHUNK,
     )
 
 
