@@ -141,7 +141,7 @@ def test_kernels_of_cupy_are_made_from_every_kind():
     from gausskl.fast import _cupy
 
     for spreads, bits in KINDS:
-        kernel = _cupy._elementwise(spreads, bits, f"float{bits}")
+        kernel = _cupy._elementwise(spreads, bits, np.dtype(f"float{bits}").char)
         given, made = ([str(parameter.dtype) for parameter in side] for side in (kernel.in_params, kernel.out_params))
         assert given == [f"float{bits}"] * 2 * len(spreads)
         assert made == [f"float{bits}"]

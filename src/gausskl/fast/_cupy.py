@@ -37,20 +37,18 @@ def warm_up(job: Job, arrays: tuple[Array, ...], gradients: bool) -> None:
 
 def _diagonal(job: Job, arrays: tuple[Array, ...]) -> Array:
     """A group of threads for each row, or for each part of a long one; a thread for each term of ``per_dim``."""
-    given, d = str(arrays[0].dtype), job.event_size
+    char, d = arrays[0].dtype.char, job.event_size
     if job.per_dim:
-        return _elementwise(job.spreads, job.bits, given)(*arrays)
+        return _elementwise(job.spreads, job.bits, char)(*arrays)
     parts = max(1, -(-d // _cuda_source.CHUNK))
-    shape, dtype = (job.shape, job.dtype) if parts == 1 else ((*job.shape, parts), np.dtype(np.float64))
-    out = cupy.empty(shape, dtype)
+    out = cupy.empty(job.shape, job.dtype) if parts == 1 else cupy.empty((*job.shape, parts), np.float64)
     if out.size:
-        inner, views = _views(job, arrays, [(d,)] * len(arrays))
-        strides = [[step // view.itemsize for step in view.strides] for view in views]
-        columns = tuple(steps[-1] if steps[-1] in (0, 1) else None for steps in strides)
+        inner, steps, given = _layout(job, arrays, [(d,)] * len(arrays))
+        columns = tuple(own if own in (0, 1) else None for _, _, own in steps)
         group = min(32, 1 << (d - 1).bit_length())
-        kernel = _rows(job.spreads, job.bits, given, columns, _C_TYPES[dtype.name], group)
-        numbers = [out.size // parts, inner, d, parts, *(step for steps in strides for step in steps)]
-        _launch(kernel, out.size * group, _cuda_source.THREADS, views, out, numbers)
+        kernel = _rows(job.spreads, job.bits, char, columns, out.dtype.char, group)
+        numbers = [out.size // parts, inner, d, parts, *(step for each in steps for step in each)]
+        _launch(kernel, out.size * group, _cuda_source.THREADS, given, out, numbers)
     return out if parts == 1 else out.sum(axis=-1).astype(job.dtype)
 
 
@@ -59,24 +57,30 @@ def _dense(job: Job, arrays: tuple[Array, ...]) -> Array:
     out = cupy.empty(job.shape, job.dtype)
     if out.size:
         events = _cuda_dense.events(job)
-        inner, views = _views(job, [_apart(*both) for both in zip(arrays, events, strict=True)], events)
-        numbers = [out.size, inner, *(step // out.itemsize for view in views for step in view.strides[:2])]
+        inner, steps, given = _layout(job, [_apart(*both) for both in zip(arrays, events, strict=True)], events)
+        numbers = [out.size, inner, *(step for each in steps for step in each[:2])]
         kernel = _pairs(job.spreads, job.bits, job.event_size)
-        _launch(kernel, out.size, _cuda_dense.THREADS, views, out, numbers)
+        _launch(kernel, out.size, _cuda_dense.THREADS, given, out, numbers)
     return out
 
 
-def _views(job: Job, arrays: Sequence[Array], events: Sequence[tuple[int, ...]]) -> tuple[int, list[Array]]:
-    """The arrays with two axes for the batch, and the length of the second."""
-    shape = job.batch_shape
-    wholes = [cupy.broadcast_to(array, (*shape, *event)) for array, event in zip(arrays, events, strict=True)]
-    outer, inner = _gpu.two_axes(shape, [[whole.strides[k] for whole in wholes] for k in range(len(shape))])
-    return inner, [whole.reshape(outer, inner, *event) for whole, event in zip(wholes, events, strict=True)]
+def _layout(
+    job: Job, arrays: Sequence[Array], events: Sequence[tuple[int, ...]]
+) -> tuple[int, list[tuple[int, ...]], Sequence[Array]]:
+    """Where the numbers are, as :func:`_gpu.layout` says it; and the arrays, copied if nothing else helps."""
+    size = arrays[0].itemsize
+    both = [*zip(arrays, events, strict=True)]
+    given = [(array.shape, [step // size for step in array.strides], len(event)) for array, event in both]
+    found = _gpu.layout(job.batch_shape, given)
+    if found:
+        return *found, arrays
+    wholes = [cupy.broadcast_to(array, (*job.batch_shape, *event)) for array, event in both]
+    return _layout(job, [cupy.ascontiguousarray(whole) for whole in wholes], events)
 
 
-def _launch(kernel: Any, count: int, threads: int, views: list[Array], out: Array, numbers: list[int]) -> None:
+def _launch(kernel: Any, count: int, threads: int, arrays: Sequence[Array], out: Array, numbers: list[int]) -> None:
     """Let so many threads run, in blocks of ``threads``."""
-    kernel((min(-(-count // threads), MOST_BLOCKS),), (threads,), (*views, out, *map(cupy.int64, numbers)))
+    kernel((min(-(-count // threads), MOST_BLOCKS),), (threads,), (*arrays, out, *map(cupy.int64, numbers)))
 
 
 # The kernels, which CuPy compiles when they first run.
@@ -87,7 +91,7 @@ def _elementwise(spreads: Any, bits: int, given: str) -> Any:
     names, kind = _gpu.names(spreads), _cuda_source.TYPE["float", bits]
     term = f"gausskl_term({', '.join(f'({kind}){name}' for name in names)})"
     return cupy.ElementwiseKernel(
-        ", ".join(f"{given} {name}" for name in names),
+        ", ".join(f"{np.dtype(given)} {name}" for name in names),
         f"float{bits} out",
         f"out = {term}",
         "_".join(["gausskl", *(keyword for keyword, _ in spreads), given]),
@@ -98,8 +102,8 @@ def _elementwise(spreads: Any, bits: int, given: str) -> Any:
 
 @functools.cache
 def _rows(spreads: Any, bits: int, given: str, columns: tuple[int | None, ...], out: str, group: int) -> Any:
-    source = _cuda_source.rows(spreads, bits, _C_TYPES[given], columns, out, group)
-    head = "#include <cupy/float16.cuh>\n" if given == "float16" else ""
+    source = _cuda_source.rows(spreads, bits, _C_TYPES[given], columns, _C_TYPES[out], group)
+    head = "#include <cupy/float16.cuh>\n" if given == "e" else ""
     return cupy.RawKernel(head + source, "gausskl_rows", options=("--std=c++17", *OPTIONS))
 
 
@@ -108,7 +112,7 @@ def _pairs(spreads: Any, bits: int, d: int) -> Any:
     return cupy.RawKernel(_cuda_dense.source(spreads, bits, d), "gausskl_dense", options=("--std=c++17", *OPTIONS))
 
 
-_C_TYPES = {"float16": "float16", "float32": "float", "float64": "double"}  # the first is CuPy's own
+_C_TYPES = {"e": "float16", "f": "float", "d": "double"}  # the first is CuPy's own
 
 
 def _apart(array: Array, event: tuple[int, ...]) -> Array:

@@ -7,7 +7,6 @@ read back to find out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -63,20 +62,29 @@ def careful(spreads: Spreads, bits: int, dialect: Dialect, gradients: bool = Fal
     return _finished(program, DIAGONAL[p, q](*four(spreads, given, xp=program), xp=program))
 
 
-def two_axes(shape: tuple[int, ...], strides: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """The batch as two axes, where arrays with these strides need not be copied for it; else as one.
+def layout(
+    batch: tuple[int, ...], arrays: Sequence[tuple[Sequence[int], Sequence[int], int]]
+) -> tuple[int, list[tuple[int, ...]]] | None:
+    """Where a kernel finds the numbers of arrays that broadcast over a batch, if the batch comes down to two axes.
 
-    ``strides`` has, for each axis, those of the arrays.
+    Each array is its shape, its strides in numbers, and how many of its axes are not of the batch. Given back are the
+    length of the second axis, and the steps of each array along both and along its own axes; 0 where it is broadcast.
     """
-    axes: list[tuple[int, list[int]]] = []  # those that remain, as sizes and strides
-    for size, steps in zip(shape, strides, strict=True):
-        if axes and axes[-1][1] == [size * step for step in steps]:
-            axes[-1] = axes[-1][0] * size, [*steps]
+    steps = []
+    for shape, strides, own in arrays:
+        found = [0 if size == 1 else stride for size, stride in zip(shape, strides, strict=True)]
+        steps.append([0] * (len(batch) + own - len(found)) + found)
+    axes: list[tuple[int, list[int]]] = [(1, [0] * len(steps))] * 2
+    for k, size in enumerate(batch):
+        here = [step[k] for step in steps]
+        if axes[-1][1] == [size * step for step in here] and axes[-1][0] > 1:
+            axes[-1] = axes[-1][0] * size, here
         elif size != 1:
-            axes.append((size, [*steps]))
-    sizes = [size for size, _ in axes] if len(axes) <= 2 else [math.prod(shape)]
-    outer, inner = [1, 1, *sizes][-2:]
-    return outer, inner
+            axes.append((size, here))
+    if len(axes) > 4:
+        return None
+    (_, outer), (inner, within) = axes[-2:]
+    return inner, [(o, i, *step[len(batch) :]) for o, i, step in zip(outer, within, steps, strict=True)]
 
 
 def _finished(program: Program, *results: Symbol) -> Lines:

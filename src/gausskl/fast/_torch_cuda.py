@@ -34,25 +34,31 @@ def gradients(*_: Any) -> None:
 
 def _run(job: Job, tensors: tuple[Tensor, ...], out: Tensor) -> None:
     events = _cuda_dense.events(job)
-    wholes = [_whole(tensor, job.batch_shape, event) for tensor, event in zip(tensors, events, strict=True)]
-    batch = range(len(job.batch_shape))
-    outer, inner = _gpu.two_axes(job.batch_shape, [[whole.stride(k) for whole in wholes] for k in batch])
-    views = [whole.reshape(outer, inner, *event) for whole, event in zip(wholes, events, strict=True)]
-    strides = [stride for view in views for stride in view.stride()[:2]]
-    pointers = [tensor.data_ptr() for tensor in (*views, out)]
+    tensors = tuple(_apart(tensor, event) for tensor, event in zip(tensors, events, strict=True))
+    found = _layout(job, tensors, events)
+    if found is None:
+        both = zip(tensors, events, strict=True)
+        tensors = tuple(tensor.expand(*job.batch_shape, *event).contiguous() for tensor, event in both)
+        found = _layout(job, tensors, events)
+    inner, steps = found
+    numbers = [out.numel(), inner, *(step for each in steps for step in each[:2])]
     kernel = _kernel(job.spreads, job.bits, job.event_size, torch.cuda.get_device_capability())
-    Device(torch.cuda.current_device()).set_current()  # a thread of its own may have used none yet
     blocks = LaunchConfig(grid=-(-out.numel() // _cuda_dense.THREADS), block=_cuda_dense.THREADS)
-    launch(_Stream(), blocks, kernel, *pointers, *map(np.int64, (out.numel(), inner, *strides)))
+    Device(torch.cuda.current_device()).set_current()  # a thread of its own may have used none yet
+    launch(_Stream(), blocks, kernel, *(tensor.data_ptr() for tensor in (*tensors, out)), *map(np.int64, numbers))
 
 
-def _whole(tensor: Tensor, batch: tuple[int, ...], event: tuple[int, ...]) -> Tensor:
-    """The tensor with the shape of the batch and of an event, whose numbers lie one after the other."""
+def _layout(job: Job, tensors: tuple[Tensor, ...], events: list[tuple[int, ...]]) -> Any:
+    both = zip(tensors, events, strict=True)
+    return _gpu.layout(job.batch_shape, [(tensor.shape, tensor.stride(), len(event)) for tensor, event in both])
+
+
+def _apart(tensor: Tensor, event: tuple[int, ...]) -> Tensor:
+    """The tensor with the shape of an event, whose numbers lie one after the other."""
     tensor = in_memory(tensor)
     own = tensor.shape[: max(tensor.ndim - len(event), 0)]
     tensor = tensor.expand(*own, *event)
-    apart = tensor.numel() and not tensor[(0,) * len(own)].is_contiguous()
-    return (tensor.contiguous() if apart else tensor).expand(*batch, *event)
+    return tensor if not tensor.numel() or tensor[(0,) * len(own)].is_contiguous() else tensor.contiguous()
 
 
 @functools.cache

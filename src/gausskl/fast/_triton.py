@@ -202,13 +202,22 @@ def run(kernel: Any, read: list[Any], written: list[Any], shape: tuple[int, ...]
     rows = math.prod(shape)
     if not rows:
         return
-    wholes = [tensor.expand(*shape, d) for tensor in read]
-    outer, inner = _gpu.two_axes(shape, [[whole.stride(k) for whole in wholes] for k in range(len(shape))])
-    views = [whole.reshape(outer, inner, d) for whole in wholes]
-    strides = [stride for view in views for stride in view.stride()]
+    found = _gpu.layout(shape, [(tensor.shape, tensor.stride(), 1) for tensor in read])
+    if found is None:
+        return run(kernel, [tensor.expand(*shape, d).contiguous() for tensor in read], written, shape, d)
+    inner, steps = found
     columns = min(triton.next_power_of_2(d), TILE)
-    step = TILE // columns
+    at_once = TILE // columns
     with np.errstate(all="ignore") if INTERPRETED else contextlib.nullcontext():
-        kernel[triton.cdiv(rows, step), parts(d)](
-            *views, *written, *strides, rows, inner, d, ROWS=step, COLUMNS=columns, CHUNK=CHUNK, enable_fp_fusion=False
+        kernel[triton.cdiv(rows, at_once), parts(d)](
+            *read,
+            *written,
+            *(step for each in steps for step in each),
+            rows,
+            inner,
+            d,
+            ROWS=at_once,
+            COLUMNS=columns,
+            CHUNK=CHUNK,
+            enable_fp_fusion=False,
         )
