@@ -17,7 +17,7 @@ from triton.compiler import ASTSource
 from gausskl.fast import _triton
 
 SPREADS = [((keyword, None),) * count for keyword in regimes.SPREAD for count in (1, 2)]
-SIZES = {"ROWS": 1, "COLUMNS": 1024, "CHUNK": _triton.CHUNK}
+SIZES = {"ROWS": 1, "COLUMNS": 1024, "LEVELS": 10, "CHUNK": _triton.CHUNK}
 
 
 def ptx(kernel, dtype):

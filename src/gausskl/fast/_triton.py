@@ -78,7 +78,10 @@ DIALECT = {
 # A program goes through some rows, or a part of a long one, a tile at a time.
 
 _KERNEL = """
-def kernel({parameters}, rows, inner, d, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr):
+def kernel(
+    {parameters}, rows, inner, d,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, LEVELS: tl.constexpr, CHUNK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     outer = row // inner
     inside = row % inner
@@ -97,7 +100,12 @@ _LOAD = (
 )
 _STORE = "tl.store({0}_at + (row * d + column), {1}, mask=valid)"
 
+# Neighbours are added to each other, and then their sums: an order that does not depend on how a tile is divided among
+# threads, which Triton decides by what it knows of the memory.
 _STORE_TOTAL = """
+for level in tl.static_range(LEVELS):
+    total = tl.sum(tl.reshape(total, [ROWS, COLUMNS >> (level + 1), 2]), axis=2)
+total = tl.reshape(total, [ROWS])
 place = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
 tl.store(out_at + (place * tl.num_programs(1) + tl.program_id(1)), total, mask=place < rows)
 """
@@ -122,8 +130,8 @@ def forward(spreads: Any, bits: int, per_dim: bool) -> Any:
     return _made(
         names,
         ["out"],
-        "total = tl.zeros([ROWS], tl.float64)",
-        [*lines, "total += tl.sum(result_0.to(tl.float64), axis=1)"],
+        "total = tl.zeros([ROWS, COLUMNS], tl.float64)",
+        [*lines, "total += result_0.to(tl.float64)"],
         _STORE_TOTAL,
     )
 
@@ -218,6 +226,7 @@ def run(kernel: Any, read: list[Any], written: list[Any], shape: tuple[int, ...]
             d,
             ROWS=at_once,
             COLUMNS=columns,
+            LEVELS=columns.bit_length() - 1,
             CHUNK=CHUNK,
             enable_fp_fusion=False,
         )
