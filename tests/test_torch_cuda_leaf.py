@@ -205,7 +205,7 @@ def path_of(*forms, path="auto", precise=False):
 
 @pytest.fixture
 def everything_installed(monkeypatch):
-    monkeypatch.setattr(fast, "_is_there", lambda module: True)
+    monkeypatch.setattr(fast, "is_installed", lambda module: True)
     fast._missing.cache_clear()
     yield
     fast._missing.cache_clear()
@@ -229,7 +229,7 @@ def test_which_path():
 
 
 def test_what_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(fast, "_is_there", functools.partial(str.__eq__, "triton"))
+    monkeypatch.setattr(fast, "is_installed", functools.partial(str.__eq__, "triton"))
     fast._missing.cache_clear()
     assert path_of(Form("cov")) == (
         "cuda.core is not installed: pip install gausskl[torch-cuda12] or gausskl[torch-cuda13]"

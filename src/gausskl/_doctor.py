@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
@@ -15,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from . import __version__
 from ._doctor_devices import EVERY, INSTALL
 from ._doctor_library import ALLOWED, DIMENSIONS, ROWS, Report, Row, shown
-from .fast import _threads
+from .fast import _threads, is_installed
 
 PATIENCE = 240.0  # seconds, after which a library is taken to hang
 
@@ -62,15 +61,6 @@ def doctor(asked: Sequence[str] = ()) -> tuple[str, int]:
         [verdict if wrong else "all that is installed works"],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part), 1 if wrong else 0
-
-
-def is_installed(library: str) -> bool:
-    """Whether there is something to import; a folder of that name alone is not."""
-    try:
-        spec = importlib.util.find_spec(library)
-    except ModuleNotFoundError:  # what it would be part of is not there either
-        return False
-    return spec is not None and spec.origin is not None
 
 
 def ask(library: str, seconds: float = PATIENCE) -> Report:

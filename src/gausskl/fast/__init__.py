@@ -247,15 +247,16 @@ def _missing(path: str) -> str:
         "cuda": ("cuda.core", "pip install gausskl[torch-cuda12] or gausskl[torch-cuda13]"),
     }
     module, cure = cures.get(path, ("", ""))
-    return f"{module} is not installed: {cure}" if module and not _is_there(module) else ""
+    return f"{module} is not installed: {cure}" if module and not is_installed(module) else ""
 
 
-def _is_there(module: str) -> bool:
-    """Whether a module can be found, without importing it; those that it is part of are imported."""
+def is_installed(module: str) -> bool:
+    """Whether there is something to import, found out without importing it; a folder of that name alone is not."""
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # what it would be part of is not there either
         return False
+    return spec is not None and spec.origin is not None
 
 
 def _interprets() -> bool:

@@ -74,16 +74,16 @@ def layout(
     for shape, strides, own in arrays:
         found = [0 if size == 1 else stride for size, stride in zip(shape, strides, strict=True)]
         steps.append([0] * (len(batch) + own - len(found)) + found)
-    axes: list[tuple[int, list[int]]] = [(1, [0] * len(steps))] * 2
+    axes: list[tuple[int, list[int]]] = []  # those that remain, as sizes and steps
     for k, size in enumerate(batch):
         here = [step[k] for step in steps]
-        if axes[-1][1] == [size * step for step in here] and axes[-1][0] > 1:
+        if axes and axes[-1][1] == [size * step for step in here]:
             axes[-1] = axes[-1][0] * size, here
         elif size != 1:
             axes.append((size, here))
-    if len(axes) > 4:
+    if len(axes) > 2:
         return None
-    (_, outer), (inner, within) = axes[-2:]
+    (_, outer), (inner, within) = [(1, [0] * len(steps))] * (2 - len(axes)) + axes
     return inner, [(o, i, *step[len(batch) :]) for o, i, step in zip(outer, within, steps, strict=True)]
 
 
