@@ -79,6 +79,7 @@ def launch(function, library, blocks, threads, arguments, meet=False):
         library.place(block, blocks, thread, threads)
         getattr(library, function)(*arguments)
 
+    assert blocks > 0  # CUDA refuses to launch none
     for block in range(blocks):
         if meet:
             library.gather(threads)
