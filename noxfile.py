@@ -44,7 +44,7 @@ KERNELS = {
     "triton": ["test_triton.py", "test_triton_source.py", "test_torch_cuda_leaf.py", "test_torch_cuda_source.py"],
     "cupy": ["test_cuda_source.py", "test_cuda_dense.py", "test_cupy_leaf.py"],
 }
-# The sessions `triton` and `cupy` run these, and that of NumPy those in which no array library has a part.
+# The sessions `triton` and `cupy` run these.
 ELSEWHERE = [f"--ignore=tests/{name}" for names in KERNELS.values() for name in names]
 # Triton's interpreter does everything one element after the other: diagonal pairs, which its kernels serve.
 INTERPRETED = ["test_triton.py", "test_accuracy.py", "test_gradients.py"]
@@ -90,8 +90,7 @@ def tests(session: nox.Session, backend: str) -> None:
     if backend in KERNELS:
         on_gpu(session, backend)
         return
-    ignored = ELSEWHERE if backend != "numpy" else []
-    session.run(*PYTEST, *ignored, "--require-backend", backend, *session.posargs)
+    session.run(*PYTEST, *ELSEWHERE, "--require-backend", backend, *session.posargs)
     if backend in PAGES:
         session.run("pytest", "docs/test_pages.py", "-k", PAGES[backend])
     if backend == "torch":  # `minimums` does this for NumPy
@@ -134,6 +133,13 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-W", "--keep-going", "-E", "docs", "docs/_build/html")
     # Some modules import an optional library at their top: those are left out here.
     session.run("pytest", "--doctest-modules", "--doctest-ignore-import-errors", "src", "docs/test_pages.py")
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Compare any two descriptions of Gaussians from a table of choices with the oracle: ``-- --minutes 30``."""
+    install(session, ".[numba,torch]", "array-api-strict", "jax", group="tests")
+    session.run("python", "tests/fuzzing.py", *session.posargs)
 
 
 @nox.session(default=False)

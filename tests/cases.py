@@ -5,6 +5,7 @@ import importlib
 from dataclasses import dataclass
 
 import numpy as np
+from mpmath import mp
 
 import gausskl as gk
 import reference
@@ -72,6 +73,23 @@ def check(xp, cases, error):
         if not within(errors, c.limit) or (got < 0).any():
             failed.append(f"{c.name}: got {got}, error {errors}, limit {c.limit}")
     assert not failed, "\n".join(failed)
+
+
+def ulp_error_of_two_keywords(got, want, dtype):
+    """Errors of diagonal divergences in units in the last place, without what twice the digits of the dtype leave.
+
+    A float can lie nearer to e^x than any number of digits tells. What they leave of that is an error of the spread,
+    and moves a divergence K by that times the root of 2 K.
+    """
+    info = np.finfo(dtype)
+    with mp.workdps(40):
+        errors = np.abs(got.astype(float) - want)
+        lost = [mp.ldexp(mp.sqrt(w), -2 * info.nmant) for w in want.flat]
+        beyond = [float(max(e - left, 0)) for e, left in zip(errors.flat, lost, strict=True)]
+    k = want.astype(float)
+    told = (k >= float(info.smallest_normal)) & (k < float(info.max))
+    unit = np.spacing(np.where(told, k, 1).astype(dtype)).astype(float)
+    return np.where(told, np.reshape(beyond, k.shape) / unit, 0)
 
 
 def within(errors, limit):

@@ -21,6 +21,8 @@ __all__ = [
     "ulp_error",
 ]
 
+LARGE = 20  # dimensions beyond which a covariance of low rank is not made
+
 EVENT_NDIM = {
     **dict.fromkeys(("mean", "std", "var", "log_std", "log_var", "packed_tril", "cov_diag"), 1),
     **dict.fromkeys(("cov", "scale_tril", "precision", "cov_factor"), 2),
@@ -76,7 +78,7 @@ def _kl(p, q):
     if _is_diagonal(p) and _is_diagonal(q):
         return {"kl": _kl_diagonal(p, q)}
     delta = exact(p["mean"]) - exact(q["mean"])
-    if _is_low_rank(p) and _is_low_rank(q):
+    if _is_low_rank(p) and _is_low_rank(q) and len(delta) > LARGE:
         return {"kl": _kl_low_rank(_diag_and_factor(p), _diag_and_factor(q), delta)}
     return {"kl": _kl_dense(_covariance(p), _covariance(q), delta)}
 
@@ -282,4 +284,6 @@ def _span(g):
         size = np.abs(g[name][g[name] != 0])
         largest = 1.0 if name.startswith("log") else size.max(initial=0.0)
         spans += [np.log10(largest) - np.log10(size.min())] if size.size else []
+    if "cov_factor" in g:
+        spans.append(np.log10(np.abs(g["cov_factor"]).max(initial=1.0)) - np.log10(g["cov_diag"].min()) / 2)
     return int(max(spans))

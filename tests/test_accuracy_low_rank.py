@@ -6,7 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 import regimes
+import spreads
 from cases import DTYPES, STRUCTURES, case, check, divergence, side, within
+from fuzzing import condition
 
 import gausskl as gk
 import reference
@@ -102,6 +104,9 @@ def test_a_factor_without_columns_is_none(xp, other):
     np.testing.assert_allclose(divergence(xp, p, none), divergence(xp, p, diagonal), rtol=1e-13)
     np.testing.assert_allclose(divergence(xp, none, p), divergence(xp, diagonal, p), rtol=1e-13)
     assert divergence(xp, none, none) == 0
+    many = none | {"cov_factor": np.zeros((4, 3, 0))}
+    np.testing.assert_array_equal(divergence(xp, many, none), np.zeros(4))
+    np.testing.assert_allclose(divergence(xp, many, diagonal, path="generic"), np.zeros(4), atol=0)
 
 
 def test_200_000_dimensions_need_far_less_than_a_gigabyte():
@@ -139,3 +144,101 @@ def test_variance_moved_from_the_factor_to_the_diagonal(xp, dtype):
     got, want = divergence(xp, p, q), reference.kl(p, q).astype(float)
     assert (got >= 0).all()
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=64 * np.finfo(dtype).eps)
+
+
+# ---- any number of columns, any diagonal ----
+
+
+def diagonals(rng, d, info):
+    """Variances beside a factor of entries of about 1: ordinary ones, down to the smallest normal number, and mixed."""
+    lowest = 2 * float(info.smallest_normal)
+    yield from (np.full(d, size) for size in (1.0, 1e-3, float(info.eps), float(info.eps) ** 2, lowest))
+    yield np.exp(rng.uniform(np.log(lowest), 0, d))
+    yield np.where(np.arange(d) < 2, lowest, 1.0)
+
+
+@functools.cache
+def any_columns(dtype, d, r):
+    """Against N(0, I) and against another one of low rank; those that are singular to working precision left away."""
+    rng, info = np.random.default_rng((d, r)), np.finfo(dtype)
+    cases = []
+    for k, diagonal in enumerate(diagonals(rng, d, info)):
+        factor = rng.normal(size=(d, r))
+        if k % 2 and r > 1:
+            factor[:, -1] = factor[:, 0] * (1 + 1e-3 * rng.normal(size=d))  # columns that are nearly dependent
+        low = {"mean": rng.normal(size=d), "cov_factor": factor, "cov_diag": diagonal}
+        moved = low | {"cov_factor": factor * (1 + 1e-4 * rng.normal(size=factor.shape)), "cov_diag": diagonal * 1.5}
+        low, moved = spreads.rounded(low, dtype), spreads.rounded(moved, dtype)
+        normal = {"mean": np.zeros(d, dtype), "var": np.ones(d, dtype)}
+        kappa = max(map(condition, (low, moved)))
+        if kappa * (d + 1) * float(info.eps) < 1 / 16:
+            pairs = ((low, normal), (normal, low), (low, moved))
+            cases += [case(f"diagonal {k}, pair {j}", *pair, 16 + kappa) for j, pair in enumerate(pairs)]
+    return [c for c in cases if c.want < float(info.max)]
+
+
+@pytest.mark.parametrize("r", [0, 1, 2, 3, 4, 8])
+@every_dtype
+def test_any_number_of_columns_and_any_diagonal(xp, dtype, r):
+    """Within 16 and the condition of the correlations, in eps."""
+    cases = any_columns(dtype, 4, r)
+    assert len(cases) >= 6
+    check(xp, cases, reference.eps_error)
+
+
+@pytest.mark.parametrize("exponent", [-48, -52, -60, -1000])
+def test_more_columns_than_dimensions_and_hardly_a_diagonal(xp, exponent):
+    mean, factor = np.zeros(2), np.array([[1.0, 2.0, 3.0, 1.0], [0.0, 1.0, 4.0, 2.0]])
+    q = {"mean": mean, "cov_factor": factor, "cov_diag": np.full(2, 2.0**exponent)}
+    np.testing.assert_allclose(divergence(xp, {"mean": mean, "std": np.ones(2)}, q), 1.343853467715572, rtol=1e-14)
+
+
+def one_little_variance(xp, d, dtype, little):
+    """Against N(0, I), one dimension having next to no variance of its own."""
+    rng = np.random.default_rng(d)
+    factor, diagonal = rng.normal(size=(d, 2)), np.ones(d)
+    factor[7], diagonal[7] = 1.0, little
+    q = spreads.rounded({"mean": np.zeros(d), "cov_factor": factor, "cov_diag": diagonal}, dtype)
+    return {"mean": np.zeros(d, dtype), "std": np.ones(d, dtype)}, q
+
+
+@pytest.mark.parametrize("d", [65, 90])
+@pytest.mark.parametrize("little", [1e-3, 1e-5, "eps"])
+@every_dtype
+def test_one_dimension_of_little_variance_among_many(xp, dtype, little, d):
+    """Down to eps of the variance, no library loses more than half of the digits."""
+    eps = float(np.finfo(dtype).eps)
+    p, q = one_little_variance(xp, d, dtype, 4 * eps if little == "eps" else little)
+    want, lost = reference.kl(p, q), eps**-0.5
+    for pair, exact in (((p, q), want), ((q, p), reference.kl(q, p))):
+        errors = reference.eps_error(divergence(xp, *pair), exact, dtype)
+        assert within(errors, 16 + lost), (little, errors)
+
+
+@pytest.mark.parametrize("order", ["low rank first", "low rank second"])
+def test_less_variance_among_more_dimensions_than_a_covariance_is_made_for(order):
+    """What a basis of few columns would spoil is a sentence, and not a number."""
+    pair = one_little_variance(np, 3000, np.float64, 1e-20)
+    p, q = (gk.Gaussian(**g) for g in (pair if order == "low rank second" else pair[::-1]))
+    assert np.isnan(gk.kl_divergence(p, q, path="generic", validate=False))
+
+
+@pytest.mark.parametrize("r", [1, 4, 6])
+def test_gradients_of_any_number_of_columns(r):
+    """Within twice the bound of the values; by a factor relative to the gradient by the covariance times the factor."""
+    torch = pytest.importorskip("torch")
+    for c in any_columns(np.float64, 4, r):
+        if not c.want > 1e-6:
+            continue
+        tensors = [{k: torch.tensor(a, requires_grad=True) for k, a in g.items()} for g in (c.p, c.q)]
+        gk.kl_divergence(*(gk.Gaussian(**g) for g in tensors)).backward()
+        as_covs = [{"mean": g["mean"], "cov": spreads.covariance(g)} for g in (c.p, c.q)]
+        wanted, by_covs = reference.gradient(c.p, c.q), reference.gradient(*as_covs)
+        for g, given, of_side, by_cov in zip((c.p, c.q), tensors, wanted, by_covs, strict=True):
+            for name, want in of_side.items():
+                size = np.abs(want.astype(float)).max(initial=0.0)
+                if name == "cov_factor":
+                    size = 2 * np.linalg.norm(by_cov["cov"].astype(float)) * np.linalg.norm(g[name])
+                if size < 1e290:
+                    error = np.abs(given[name].grad.numpy() - want.astype(float)).max(initial=0.0)
+                    assert error <= 2 * c.limit * np.finfo(float).eps * size, (c.name, name, error, size)

@@ -418,6 +418,57 @@ def test_a_folder_of_others_is_not_used(others, tmp_path):
     assert not files(tmp_path)
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners on this system")
+@pytest.mark.parametrize(
+    ("place", "kept"),
+    [
+        ("an ordinary folder", True),
+        ("a folder with umask 0", True),
+        ("below a sticky folder", True),
+        ("below a folder that others can write to", False),
+        ("a link of ours", True),
+        ("a link in a folder that others can write to", False),
+        ("a link to below a folder that others can write to", False),
+        ("a link in the middle of a relative path", True),
+        ("a link that leads to itself", False),
+        ("below a folder of others", False),
+        ("a link of others", False),
+    ],
+)
+def test_nobody_else_can_put_a_folder_in_place_of_the_cache(place, kept, tmp_path):
+    outer, real = tmp_path / "outer", tmp_path / "real"
+    outer.mkdir()
+    real.mkdir()
+    cache, before = outer / "cache", ""
+    if "umask" in place:
+        before = "os.umask(0)\n"
+    if "link" in place:
+        target = {"a link to below a folder that others can write to": outer / "there"}.get(place, real)
+        cache = tmp_path / "cache" if "to below" in place else cache
+        target = (
+            "cache" if "itself" in place else os.path.relpath(target, cache.parent) if "relative" in place else target
+        )
+        cache.symlink_to(target)
+        cache = cache / "below" if "relative" in place else cache
+        (outer / "there").mkdir(exist_ok=True)
+    if "others" in place:
+        if "of others" in place:
+            if os.getuid():
+                pytest.skip("only root can give a folder away")
+            os.chown(cache if "link" in place else outer, 12345, 12345, follow_symlinks=False)
+        else:
+            outer.chmod(0o777)
+    if "sticky" in place:
+        outer.chmod(0o1777)
+    assert run(before + ONE, cache) == computed(["std"])
+    assert bool(files(tmp_path)) == kept
+    if kept:
+        (path,) = files(tmp_path)
+        path.write_bytes(b"")
+        run(before + ONE, cache)
+        assert path.read_bytes()  # it was looked at, and replaced
+
+
 # ---- memory ----
 
 

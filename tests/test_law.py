@@ -11,10 +11,10 @@ import pytest
 
 import gausskl
 
-SOURCES = ["_formulas.py", "_dense.py", "_low_rank.py"]
+SOURCES = ["_formulas.py", "_mixed.py", "_exact.py", "_dense.py", "_low_rank.py"]
 LIBRARIES = {"numpy", "np", "torch", "jax", "jnp", "cupy", "cp", "dask", "da", "tensorflow", "tf", "numba", "scipy"}
 
-STRUCTURAL = {"bits", "dtype", "keyword", "kind", "ndim", "packing", "shape", "smallest_normal"}
+STRUCTURAL = {"bits", "dtype", "keyword", "kind", "kind_p", "kind_q", "ndim", "packing", "shape", "smallest_normal"}
 NUMBERS = {"abs", "bool", "float", "int", "len", "max", "min", "range", "round", "isinstance"}  # of structure
 WALKS = {"all", "any", "iter", "list", "map", "next", "set", "sorted", "sum", "tuple"}
 READS = {"item", "tolist", "numpy", "compute", "__array__", "__bool__", "__float__", "__int__"}

@@ -70,29 +70,27 @@ def condition(name, g):
     return reference.cond_correlation(g[name] if name in MATRICES else covariance(g))
 
 
-def is_converted(names):
-    """Whether a spread is rounded before the two are compared."""
-    return names != {"precision"} and bool(
-        names & {"precision", "log_std", "log_var"} or ("var" in names and names & {*FACTORS})
-    )
-
-
 def allowed(name_p, name_q, p, q, want):
-    """Largest error of each divergence: 16 + the condition, in eps. A spread that is converted costs its rounding."""
+    """Largest error of each divergence: 16 + the condition, in eps."""
     eps, want = np.finfo(np.float64).eps, want.astype(float)
     if {name_p, name_q} <= {*FACTORS, "std"}:
         cost = 1.0 if name_q == "std" else reference.cond_row_scaled(np.linalg.cholesky(covariance(q)))
     else:
         cost = np.maximum(condition(name_p, p), condition(name_q, q))
-    limit = (16 + cost) * eps * want
-    if is_converted({name_p, name_q}):
-        limit += 3 * eps * cost * np.sqrt(p["mean"].shape[-1] * want) + 6 * (eps * cost) ** 2
-    return limit
+    return (16 + cost) * eps * want
 
 
 @pytest.fixture
-def kernels_alone(monkeypatch):
-    """What a kernel calls NaN is an error here, and not left to the formulas."""
+def kernels_alone(monkeypatch, request):
+    """What a kernel calls NaN is an error here, and not left to the formulas.
+
+    But for a precision near anything else: its inverse has lost what the two differ by.
+    """
+    given = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    names = {given.get("name_p"), given.get("name_q")}
+    may_be_near = given.get("distance", True) and "precise" not in request.node.name
+    if "precision" in names and len(names) > 1 and may_be_near:
+        return
 
     def never(*_):
         raise AssertionError("the kernel could not compute something")
@@ -434,8 +432,7 @@ def test_extreme_scales(name_p, name_q):
         p, q = drawn(name_p, name_q, (3,), distance=1e-3 if size_p == size_q else None)
         p, q = scaled(p, size_p), scaled(q, size_q)
         errors = reference.eps_error(divergence(p, q), reference.kl(p, q), "float64")
-        near = size_p == size_q and is_converted({name_p, name_q})  # what conversion costs, it costs at any scale
-        assert within(errors, 1e5 if near else 64), (size_p, size_q, errors)
+        assert within(errors, 64), (size_p, size_q, errors)
 
 
 @pytest.mark.parametrize(("name_p", "name_q"), [("std", "scale_tril"), ("scale_tril", "scale_tril"), ("row", "row")])

@@ -2,13 +2,16 @@
 
 import re
 import warnings
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from spreads import KEYWORDS, covariance, example, gaussian, restated
 
 import gausskl as gk
-from helpers import make
+import reference
+from helpers import make, to_numpy
 from reference import packed_positions
 
 MEAN = np.zeros(3)
@@ -88,7 +91,10 @@ def test_dimensions_do_not_broadcast(xp):
 
 def test_batches_of_p_and_q_must_broadcast(xp):
     p, q = gaussian(xp, example("std", (4,))), gaussian(xp, example("cov", (5,)))
-    text = "the batch of p has shape (4,) and the batch of q (5,): they do not broadcast;...mean[:, None, :]"
+    text = (
+        "the batch of p has shape (4,) and the batch of q (5,): they do not broadcast; to compare all with all, "
+        "give p the batch shape (4, 1): mean[..., None, :], std[..., None, :]"
+    )
     with pytest.raises(ValueError, match=sentence(text)):
         gk.kl_divergence(p, q)
 
@@ -110,7 +116,7 @@ def test_batches_of_mean_and_spread_must_broadcast(xp):
         ("cov", (), "have shape (..., 3, 3)"),
         ("cov", (2, 2), "have shape (..., 3, 3)"),
         ("cov", (1, 1), "have shape (..., 3, 3)"),
-        ("precision", (3,), "have shape (..., 3, 3); variances alone are given as var="),
+        ("precision", (3,), "have shape (..., 3, 3); precisions alone, one for each dimension, are given as var=1 / p"),
         ("scale_tril", (6,), "have shape (..., 3, 3); a packed vector is given as packed_tril="),
         ("packed_tril", (5,), "have shape (..., 6)"),
         ("packed_tril", (3, 3), "have shape (..., 6)"),
@@ -136,7 +142,7 @@ def test_shapes_of_spreads(xp, name, shape, wanted):
 
 
 def test_a_matrix_for_std_is_pointed_to_cov():
-    text = "the batch axes of mean (2, 3), std (3, 3) do not broadcast; a full matrix is given as cov= or scale_tril="
+    text = "the batch axes of mean (2, 3), std (3, 3) do not broadcast; a covariance matrix is given as cov="
     with pytest.raises(ValueError, match=sentence(text)):
         gk.Gaussian(np.zeros((2, 3)), std=EYE)
 
@@ -185,14 +191,20 @@ def old_matrix():
         return np.matrix([[1.0, 1.0, 1.0]])
 
 
+class Nowhere:
+    """Of no module."""
+
+    __module__ = None
+
+
 UNSUITABLE = {
     "complex": (lambda: ONES + 0j, "dtype complex128: expected real numbers; take .real"),
-    "object": (lambda: ONES.astype(object), "dtype object: expected real numbers; convert it with .astype(float)"),
+    "object": (lambda: ONES.astype(object), "dtype object: expected real numbers; convert it with numpy.asarray("),
     "structured": (lambda: np.zeros(3, dtype=[("a", float)]), "expected real numbers; convert it to float"),
-    "bool": (lambda: ONES > 0, "dtype bool: expected real numbers; convert it with .astype(float)"),
+    "bool": (lambda: ONES > 0, "dtype bool: expected real numbers; convert it with numpy.asarray("),
     "str": (lambda: np.array(["1", "2", "3"]), "expected real numbers; convert it to float"),
     "datetime": (lambda: np.zeros(3, dtype="M8[s]"), "expected real numbers; convert it to float"),
-    "masked": (lambda: np.ma.masked_array(ONES), "a masked array: fill it with"),
+    "masked": (lambda: np.ma.masked_array(ONES), "a masked array: leave out, in all arrays, the rows"),
     "matrix": (old_matrix, "a numpy.matrix, which has no batch axes: convert it with numpy.asarray"),
     "frame": (Frame, "a test_sentences.Frame: expected an array of real numbers...; convert it with .to_numpy()"),
     "generator": (lambda: iter(ONES), "expected an array of real numbers, a number or a list"),
@@ -201,7 +213,19 @@ UNSUITABLE = {
     "complex number": (lambda: 1j, "expected ...real numbers"),
     "list of complex": (lambda: [1j, 1j, 1j], "dtype complex128: expected real numbers; take .real"),
     "ragged list": (lambda: [[1.0], [1.0, 2.0]], "a list that does not make an array"),
-    "list of None": (lambda: [None, None, None], "dtype object: expected real numbers"),
+    "list of None": (lambda: [None, None, None], "a list that holds a NoneType: expected real numbers"),
+    "list of str": (lambda: ["1", "2", "3"], "a list that holds a str: expected real numbers"),
+    "list of masked": (lambda: [np.ma.masked_array(ONES)] * 3, "a list that holds a masked array: leave out"),
+    "tuple of masked": (lambda: (np.ma.masked_array(ONES),), "a tuple that holds a masked array: leave out"),
+    "nested masked": (lambda: [ONES, [1.0, (np.ma.masked, 1.0)]], "a list that holds a masked array: leave out, in"),
+    "list of matrix": (lambda: [old_matrix()], "a list that holds a numpy.matrix: convert it with numpy.asarray"),
+    "list of Gaussian": (lambda: [gk.Gaussian(MEAN, std=ONES)], "a list that holds a gausskl.gaussian.Gaussian: expec"),
+    "fraction": (lambda: Fraction(1, 2), "a fractions.Fraction: expected ...; convert it with float(...)"),
+    "decimal": (lambda: Decimal(1), "a decimal.Decimal: expected ...; convert it with float(...)"),
+    "list of fraction": (lambda: [Fraction(1)] * 3, "a list that holds a fractions.Fraction: ...convert it with"),
+    "list of decimal": (lambda: [[Decimal(1)] * 3], "a list that holds a decimal.Decimal: ...convert it with"),
+    "of nowhere": (lambda: Nowhere(), "a None.Nowhere: expected an array of real numbers, a number or a list"),
+    "list of nowhere": (lambda: [Nowhere()] * 3, "a list that holds a None.Nowhere: expected real numbers"),
     "bool number": (lambda: True, "dtype bool: expected real numbers"),
 }  # fmt: skip
 if np.finfo(np.longdouble).bits > 64:  # elsewhere it is float64 by another name
@@ -223,6 +247,50 @@ def test_unsuitable_arrays_of_other_libraries(xp):
         mean = xp.astype(make(xp, ONES), getattr(xp, dtype))
         with pytest.raises(TypeError, match=sentence(f"mean has dtype {dtype}: expected real numbers; {hint}")):
             gk.Gaussian(mean, std=1.0)
+
+
+@pytest.mark.parametrize(
+    ("module", "stack"),
+    [("torch", "torch.stack"), ("jax.numpy", "jax.numpy.stack"), ("dask.array", "dask.array.stack")],
+)
+def test_lists_of_arrays(module, stack):
+    """NumPy would read them one by one, and lose what they are: the library, the gradient, the device."""
+    xp = pytest.importorskip(module)
+    more = [xp.ones(3, requires_grad=True), xp.nn.Parameter(xp.ones(3))] if module == "torch" else [xp.ones(())]
+    for item in (xp.ones(3), *more):
+        for items in ([item, item], [ONES, [1.0, item]], (item,)):
+            kind = type(items).__name__
+            text = f" is a {kind} that holds a ...: expected real numbers; make one array of them with {stack}"
+            refused(TypeError, f"std{text}", MEAN, std=items)
+            refused(TypeError, f"mean{text}", items, std=1.0)
+
+
+def test_lists_of_arrays_of_numpy():
+    assert gk.Gaussian([MEAN, ONES], std=(ONES, [1.0, np.float32(1), 1])).batch_shape == (2,)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), [10**400] * 3, [[1.0, 2, 10**400]], (1.5, 1.5, 10**5000)])
+def test_integers_beyond_every_float(xp, value):
+    text = " holds an integer beyond the range of float64, which ends at 1.8e308"
+    for name in ("std", "var", "log_std", "log_var", "cov_diag"):
+        more = {"cov_factor": make(xp, np.ones((3, 1)))} if name == "cov_diag" else {}
+        refused(ValueError, name + text, make(xp, MEAN), **more, **{name: value})
+    refused(ValueError, "mean" + text, value, std=make(xp, ONES))
+    for name in ("cov", "scale_tril", "precision"):
+        refused(ValueError, name + text, make(xp, MEAN), **{name: [[10**400] * 3] * 3})
+
+
+def test_numbers_beyond_the_dtype_beside_them(xp):
+    mean = make(xp, MEAN, "float32")
+    for value in (1e39, -1e39, 2**130, [1.0, 1e39, 1.0]):
+        with pytest.raises(ValueError, match=r"^std holds \S+, which is beyond the range of float32$"):
+            gk.Gaussian(mean, std=value)
+    assert to_numpy(gk.Gaussian(mean, std=float("inf")).arrays[0]) == np.inf
+
+
+def test_integers_of_more_than_64_bits():
+    for value in (2**70, [2**70] * 3):
+        assert np.all(gk.Gaussian(MEAN, std=value).arrays[0] == 2.0**70)
 
 
 def test_sparse_tensors():
@@ -442,15 +510,68 @@ def test_singular_matrices_are_not_positive_definite(cov):
         gk.kl_divergence(gk.Gaussian([0.0, 0.0], cov=cov))
 
 
+def twice(seed):
+    """A covariance of which one feature is twice another."""
+    samples = np.random.default_rng(seed).normal(size=(200, 3))
+    return np.cov(np.c_[samples, 2 * samples[:, 0]].T)
+
+
+@pytest.mark.parametrize("path", ["auto", "generic"])
+@pytest.mark.parametrize("keyword", ["cov", "precision"])
+def test_a_feature_that_is_twice_another_is_refused(keyword, path):
+    """Rounding decides the sign of the last pivot, and has nothing to say about the divergence."""
+    standard = gk.Gaussian(np.zeros(4), std=1.0)
+    for seed in range(60):
+        g = gk.Gaussian(np.zeros(4), **{keyword: twice(seed)})
+        text = f"{keyword} has pivot ...: the matrix is not positive definite as far as float64 can tell"
+        with pytest.raises(ValueError, match=sentence(f"p: {text}")):
+            gk.kl_divergence(g, standard, path=path)
+        with pytest.raises(ValueError, match=sentence(f"q: {text}")):
+            gk.kl_divergence(standard, g, path=path)
+
+
+def test_a_feature_that_is_twice_another_is_nan_where_nothing_is_read(xp):
+    covs = np.stack([np.eye(4), *map(twice, range(40))])
+    for keyword in ("cov", "precision"):
+        g, standard = ({"mean": np.zeros(4), **spread} for spread in ({keyword: covs}, {"std": np.ones(4)}))
+        for pair in ((g, standard), (standard, g), (g, {"mean": np.zeros(4), "scale_tril": np.eye(4)})):
+            got = to_numpy(gk.kl_divergence(*(gaussian(xp, side) for side in pair), validate=False))
+            assert np.isnan(got).tolist() == [False] + 40 * [True]
+
+
+def test_precise_refuses_what_is_singular_to_its_precision():
+    pytest.importorskip("numba")
+    for seed in range(60):
+        with pytest.raises(ValueError, match=sentence("p: cov has pivot 3 = ...as far as pairs of float64 can tell")):
+            gk.kl_divergence(gk.Gaussian(np.zeros(4), cov=twice(seed)), precise=True)
+
+
+def test_a_pivot_of_one_rounding():
+    cov = [[0.46, 1.7437316307276187], [1.7437316307276187, 6.61]]  # indefinite by one rounding
+    with pytest.raises(ValueError, match=sentence("p: cov has pivot 1 = ...: the matrix is not positive definite")):
+        gk.kl_divergence(gk.Gaussian([0.0, 0.0], cov=cov))
+
+
+def test_columns_that_are_singular_to_working_precision():
+    g = gk.Gaussian(np.zeros(2), cov_factor=np.ones((2, 2)), cov_diag=np.full(2, 1e-20))
+    text = "q: cov_factor @ cov_factor.mT + diag(cov_diag) has pivot 1 = 0.0: ...add to cov_diag yourself"
+    with pytest.raises(ValueError, match=sentence(text)):
+        gk.kl_divergence(gk.Gaussian(np.zeros(2), std=1.0), g)
+
+
 def test_out_of_reach_of_the_dtype():
-    """The last pivots are positive, but below the rounding of float32: about half of them are lost."""
+    """The last pivots are positive, but no larger than what rounding leaves in float32."""
     torch = pytest.importorskip("torch")
     a, b = np.random.default_rng(0).uniform(1, 2, (2, 50)).astype(np.float32)
     c = np.nextafter((b.astype(float) ** 2 / a).astype(np.float32), np.float32(9))
     cov = torch.asarray(np.stack([a, b, b, c], axis=-1).reshape(50, 2, 2))
-    text = "the divergence[...] cannot be computed in float32, though no single value is bad: ...use float64"
+    text = "p: cov[0] has pivot 1 = ...: the matrix is not positive definite as far as float32 can tell...give float64"
     with pytest.raises(ValueError, match=sentence(text)):
         gk.kl_divergence(gk.Gaussian(torch.zeros(2), cov=cov), path="generic")
+    assert gk.kl_divergence(gk.Gaussian(torch.zeros(2), cov=cov), path="generic", validate=False).isnan().all()
+    exact = reference.kl({"mean": np.zeros(2), "cov": cov.numpy()}).astype(float)
+    p = gk.Gaussian(torch.zeros(2, dtype=torch.float64), cov=cov.double())
+    np.testing.assert_allclose(gk.kl_divergence(p), exact, rtol=1e-8)
 
 
 def test_a_matrix_that_only_rounding_spoils_is_not_called_indefinite():

@@ -22,14 +22,14 @@ def one_spread(spread: dict[str, Array], packing: str | None) -> str:
         names = ["low_rank"]
     if names in (["cov_factor"], ["cov_diag"]):
         other = "cov_diag" if names == ["cov_factor"] else "cov_factor"
-        raise TypeError(f"{names[0]} needs {other}: the covariance is cov_factor @ cov_factor.T + diag(cov_diag)")
+        raise TypeError(f"{names[0]} needs {other}: the covariance is cov_factor @ cov_factor.mT + diag(cov_diag)")
     if len(names) != 1:
         came = "none came" if not names else f"{' and '.join(names)} came"
         raise TypeError(f"a Gaussian takes exactly one description of its spread, and {came}: give {SPREADS}")
     if names == ["packed_tril"] and packing not in PACKINGS:
         raise (TypeError if packing is None else ValueError)(
-            f'packed_tril needs packing="row" or packing="tfp", not packing={packing!r}: the two put the numbers '
-            "of the vector into different places"
+            f'packed_tril needs packing="row" or packing="tfp", not packing={packing!r}: "row" is row '
+            'after row, as numpy.tril_indices counts, "tfp" the order of tfp.math.fill_triangular'
         )
     if names != ["packed_tril"] and packing is not None:
         raise TypeError(f"packing={packing!r} says how packed_tril is packed; {names[0]} takes no packing")
@@ -41,7 +41,8 @@ def event_size(mean: Array) -> int:
     if not len(mean.shape):
         raise ValueError(
             "mean is a single number and has no axis of dimensions: the last axis of mean is the dimensions of the "
-            "Gaussian, so write [m] for one dimension, or mean[..., None] for a batch of one-dimensional Gaussians"
+            "Gaussian, so write [m] for one dimension; for a batch of one-dimensional Gaussians the spread needs that "
+            "axis too: mean[..., None], std[..., None]"
         )
     size = mean.shape[-1]
     if not size:
@@ -113,11 +114,14 @@ def batch_shape(mean: Array, spread: dict[str, Array]) -> tuple[int, ...]:
 
 
 def _shape_hint(name: str, has: tuple[int, ...], d: int) -> str:
-    if name in ("std", "var") and has[-2:] == (d, d):
-        return "; a full matrix is given as cov= or scale_tril="
-    if name in ("cov", "precision") and has[-1:] == (d,):
+    square = has[-2:] == (d, d)
+    if name in ("std", "var") and square:
+        return "; a covariance matrix is given as cov=, a lower triangular factor as scale_tril="
+    if name == "cov" and has[-1:] == (d,) and not square:
         return "; variances alone are given as var="
-    if name == "scale_tril" and has[-1:] == (d * (d + 1) // 2,):
+    if name == "precision" and has[-1:] == (d,) and not square:
+        return "; precisions alone, one for each dimension, are given as var=1 / precision"
+    if name == "scale_tril" and not square and has[-1:] == (d * (d + 1) // 2,):
         return "; a packed vector is given as packed_tril="
     return ""
 
@@ -134,8 +138,21 @@ def common_batch(p: Any, q: Any) -> tuple[int, ...]:
     except ValueError:
         raise ValueError(
             f"the batch of p has shape {p.batch_shape} and the batch of q {q.batch_shape}: they do not broadcast; "
-            "to compare all with all, put a new axis into one of them: mean[:, None, :]"
+            f"to compare all with all, give p the batch shape {(*p.batch_shape, *(1 for _ in q.batch_shape))}: "
+            f"{_with_new_axes(p, len(q.batch_shape))}"
         ) from None
+
+
+def _with_new_axes(g: Any, count: int) -> str:
+    """How to write the arrays of a Gaussian with so many new axes behind its batch; what has no batch needs none."""
+    arrays = {name: array for name, array in {"mean": g.mean, **g.spread}.items() if name != "packing"}
+    events = {name: len(_event_shape(name, array, g.event_size)) for name, array in arrays.items()}
+    written = [
+        f"{name}[{', '.join(['...', *['None'] * count, *[':'] * events[name]])}]"
+        for name, array in arrays.items()
+        if len(array.shape) > events[name]
+    ]
+    return ", ".join(written)
 
 
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _dense, _namespace
-from ._dense import Side, difference, from_factors, from_whitened, is_near, whitened
+from ._dense import Side, difference, from_factors, from_whitened, is_near, near_or_far, whitened
 from ._linalg import below_mask, transpose
 from ._triangular import BASE, Triangle
 
@@ -24,19 +24,27 @@ SHARE = 4  # of many dimensions, one in so many is looked at first
 def from_covariances(p: Side, q: Side, *, xp: Any) -> Array:
     """Spread part of the divergence, where at least one side has its covariance."""
     some = q.cov if p.cov is None else p.cov
-    if not _reads(some, xp=xp):
-        return _dense.from_covariances(p, q, xp=xp)
+    if not reads(some, xp=xp):
+        w = whitened(difference(p, q, xp=xp), q, xp=xp)
+        return near_or_far(w, is_near(w, xp=xp), p, q, xp=xp)
     size = some.shape[-1]
     if size < 2 * BASE:
         return _whiten_first([p, q], xp=xp)
     first = [_marginal(side, max(BASE, size // SHARE // BASE * BASE)) for side in (p, q)]
     near = is_near(whitened(difference(*first, xp=xp), first[1], xp=xp), xp=xp)
-    return _where(near, _whiten_first, _far, [p, q], xp=xp)
+    return where(near, _whiten_first, _far, [p, q], xp=xp)
 
 
 def _whiten_first(sides: list[Any], *, xp: Any) -> Array:
     w = whitened(difference(*sides, xp=xp), sides[1], xp=xp)
-    return _where(is_near(w, xp=xp), _near, _far, [*sides, w], xp=xp)
+    return select(w, is_near(w, xp=xp), *sides, xp=xp)
+
+
+def select(w: Array, near: Array, p: Side, q: Side, *, xp: Any) -> Array:
+    """Spread part of the divergence of two sides for W, where it is known to be near, and from their factors."""
+    if not reads(w, xp=xp):
+        return near_or_far(w, near, p, q, xp=xp)
+    return where(near, _near, _far, [p, q, w], xp=xp)
 
 
 def _near(arguments: list[Any], *, xp: Any) -> Array:
@@ -47,7 +55,7 @@ def _far(arguments: list[Any], *, xp: Any) -> Array:
     return from_factors(*arguments[:2], xp=xp)
 
 
-def _where(
+def where(
     chosen: Array, yes: Callable[..., Array], no: Callable[..., Array], arguments: list[Any], *, xp: Any
 ) -> Array:
     """``yes`` of the elements that are chosen, ``no`` of the others, in the order of the batch."""
@@ -101,12 +109,12 @@ def _strips(matrix: Array) -> list[slice]:
 
 def _reads_only(array: Array, *, xp: Any) -> bool:
     """Whether an array may be used as it was given: for its numbers alone, and lying in memory as a new one would."""
-    if not _reads(array, xp=xp) or _namespace.is_differentiated(array):
+    if not reads(array, xp=xp) or _namespace.is_differentiated(array):
         return False
     return _namespace.library(xp) != "torch" or array.is_contiguous()
 
 
-def _reads(array: Array, *, xp: Any) -> bool:
+def reads(array: Array, *, xp: Any) -> bool:
     return _namespace.library(xp) in READS and _namespace.can_be_read(array)
 
 

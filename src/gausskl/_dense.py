@@ -6,17 +6,22 @@ its array: ``tril`` (lower triangular factor, positive diagonal), ``std`` (diago
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
+from . import _exact
 from ._formulas import excess, half_square, std_spread
 from ._linalg import (
     below_mask,
     cholesky,
     eye_mask,
+    factor_of_definite,
     flat,
     half_square_total,
+    identities,
     matmul,
     nan_unless,
     total,
@@ -31,7 +36,11 @@ Array = Any
 # From factors: E = L_q^-1 (L_p - L_q), the subtraction before the solve; z = L_q^-1 (mean_p - mean_q).
 
 
-def tril_tril(factor_p: Array, triangle: Triangle, delta: Array = None, *, xp: Any) -> Array:
+# What the diagonals contribute may be given as ``diagonal``: standard deviations that were made of something else say
+# it well enough only far from equality.
+
+
+def tril_tril(factor_p: Array, triangle: Triangle, delta: Array = None, *, diagonal: Array = None, xp: Any) -> Array:
     """Sum of G(L_p,ii, L_q,ii) + E_ii^2/2 over the diagonal, of E_ij^2/2 below it, and of z_i^2/2."""
     factor_q = triangle.factor
     diagonal_p, diagonal_q = xp.linalg.diagonal(factor_p), xp.linalg.diagonal(factor_q)
@@ -39,16 +48,20 @@ def tril_tril(factor_p: Array, triangle: Triangle, delta: Array = None, *, xp: A
     difference = factor_p - xp.where(close[..., None, :], factor_q, 0.0)
     below = [flat(_below(columns, xp=xp), xp=xp) for columns in _solved_columns(triangle, difference)]
     off = half_square_total(xp.concat(below, axis=-1), xp=xp)
-    return _diagonal_part(diagonal_p, diagonal_q, xp=xp) + off + _mean_part(triangle, delta, xp=xp)
+    if diagonal is None:
+        diagonal = std_spread(diagonal_p, diagonal_q, xp=xp)
+    return total(diagonal, xp=xp) + off + _mean_part(triangle, delta, xp=xp)
 
 
-def tril_std(factor_p: Array, std_q: Array, delta: Array = None, *, xp: Any) -> Array:
+def tril_std(factor_p: Array, std_q: Array, delta: Array = None, *, diagonal: Array = None, xp: Any) -> Array:
     """A factor against a diagonal: E_ij = L_p,ij / s_q,i, without a matrix for the diagonal."""
     off = half_square(_below(factor_p, xp=xp), std_q[..., :, None], xp=xp)
-    return std_std(xp.linalg.diagonal(factor_p), std_q, delta, xp=xp) + total_of_matrix(off, xp=xp)
+    if diagonal is None:
+        diagonal = std_spread(xp.linalg.diagonal(factor_p), std_q, xp=xp)
+    return total(diagonal, xp=xp) + _scaled_mean_part(delta, std_q, xp=xp) + total_of_matrix(off, xp=xp)
 
 
-def std_tril(std_p: Array, triangle: Triangle, delta: Array = None, *, xp: Any) -> Array:
+def std_tril(std_p: Array, triangle: Triangle, delta: Array = None, *, diagonal: Array = None, xp: Any) -> Array:
     """A diagonal against a factor: E_ij = (L_q^-1)_ij s_p,j, which needs q's inverse factor alone."""
     diagonal_q = xp.linalg.diagonal(triangle.factor)
     eye = eye_mask(diagonal_q.shape[-1], diagonal_q, xp=xp)
@@ -56,24 +69,16 @@ def std_tril(std_p: Array, triangle: Triangle, delta: Array = None, *, xp: Any) 
     columns = [total(transpose(_below(x * x, xp=xp), xp=xp), xp=xp) for x in solved]
     columns = xp.concat(columns, axis=-1)
     off = xp.where(columns > 0, half_square(std_p, diagonal_q, xp=xp) * columns, columns)
-    return _diagonal_part(std_p, diagonal_q, xp=xp) + total(off, xp=xp) + _mean_part(triangle, delta, xp=xp)
-
-
-def std_std(std_p: Array, std_q: Array, delta: Array = None, *, xp: Any) -> Array:
-    """Both diagonal."""
-    return _diagonal_part(std_p, std_q, xp=xp) + _scaled_mean_part(delta, std_q, xp=xp)
+    if diagonal is None:
+        diagonal = std_spread(std_p, diagonal_q, xp=xp)
+    return total(diagonal, xp=xp) + total(off, xp=xp) + _mean_part(triangle, delta, xp=xp)
 
 
 FROM_FACTORS: dict[tuple[str, str], Callable[..., Array]] = {
     ("tril", "tril"): tril_tril,
     ("tril", "std"): tril_std,
     ("std", "tril"): std_tril,
-    ("std", "std"): std_std,
 }
-
-
-def _diagonal_part(std_p: Array, std_q: Array, *, xp: Any) -> Array:
-    return total(std_spread(std_p, std_q, xp=xp), xp=xp)
 
 
 def _scaled_mean_part(delta: Array, std_q: Array, *, xp: Any) -> Any:
@@ -111,10 +116,19 @@ class Side(NamedTuple):
 
 
 def difference(p: Side, q: Side, *, xp: Any) -> Array:
-    """cov_p - cov_q, where at least one side has its covariance: what is left when the other one is taken off."""
-    if p.cov is None or (p.keyword == "low_rank" and q.keyword == "cov"):
-        return -MINUS[p.keyword](q.cov, *p.arrays, xp=xp)
-    return MINUS[q.keyword](p.cov, *q.arrays, xp=xp)
+    """cov_p - cov_q, taken before either is rounded."""
+    if p.keyword == q.keyword == "cov":
+        return p.cov - q.cov
+    of_p, of_q = (_exact.TERMS[side.keyword](*side.arrays, xp=xp) for side in (p, q))
+    zero = _zero(p, xp=xp) + _zero(q, xp=xp)
+    high, low = functools.reduce(_with_two, zip_longest(of_p, of_q, fillvalue=zero), (zero, zero))
+    return high + low
+
+
+def _with_two(total: _exact.Pair, terms: tuple[Array, Array]) -> _exact.Pair:
+    """A sum, and a term of p less one of q: those of equal sides take each other off at once."""
+    of_p, of_q = terms
+    return _exact.plus(_exact.plus(total, of_p), -of_q)
 
 
 def whitened(difference: Array, q: Side, *, xp: Any) -> Array:
@@ -129,19 +143,17 @@ def is_near(w: Array, *, xp: Any) -> Array:
     return total_of_matrix(w * w, xp=xp) <= 0.25
 
 
-def from_covariances(p: Side, q: Side, *, xp: Any) -> Array:
+def near_or_far(w: Array, near: Array, p: Side, q: Side, *, xp: Any) -> Array:
     """Spread part of the divergence: of near elements from the pivots of I + W, of others from both sides' factors.
 
     One factorisation serves both: of I + W where that is near, of cov_p elsewhere. What is not wanted is replaced by
     the identity, so that nothing bad can come of it.
     """
-    w = whitened(difference(p, q, xp=xp), q, xp=xp)
-    near = is_near(w, xp=xp)
     chosen = near[..., None, None]
     eye = xp.astype(eye_mask(w.shape[-1], w, xp=xp), w.dtype)
 
     w = xp.where(chosen, w, 0.0)
-    factor = cholesky(xp.where(chosen, eye + w, eye if p.cov is None else p.cov), xp=xp)
+    factor = factor_of_definite(xp.where(chosen, eye + w, eye if p.cov is None else p.cov), xp=xp)
     close = _from_pivots(w, xp.where(chosen, factor, eye), xp=xp)
     scale_p = factor if p.scale is None else p.scale
     far = FROM_FACTORS[p.kind, q.kind](
@@ -156,7 +168,7 @@ def from_covariances(p: Side, q: Side, *, xp: Any) -> Array:
 
 def from_factors(p: Side, q: Side, *, xp: Any) -> Array:
     """Spread part of the divergence from the factors of both sides."""
-    scale_p = cholesky(p.cov, xp=xp) if p.scale is None else p.scale
+    scale_p = factor_of_definite(p.cov, xp=xp) if p.scale is None else p.scale
     return FROM_FACTORS[p.kind, q.kind](scale_p, q.scale, xp=xp)
 
 
@@ -184,62 +196,55 @@ def mean_part(delta: Array, q: Side, *, xp: Any) -> Array:
     return _mean_part(q.scale, delta, xp=xp)
 
 
-# What is left of a covariance when another one, given in another way, is taken off: products without rounding.
+def covariance(side: Side, *, xp: Any) -> _exact.Pair:
+    """The covariance of a side to about twice the precision of the dtype, whatever it was made from."""
+    zero = _zero(side, xp=xp)
+    return functools.reduce(_exact.plus, _exact.TERMS[side.keyword](*side.arrays, xp=xp), (zero, zero))
 
 
-def _slices(x: Array, terms: int, *, xp: Any) -> list[Array]:
-    """Split ``x`` row by row into parts so short that sums of ``terms`` products of two parts are exact.
-
-    Together the parts hold twice the digits of the dtype, counted from the largest entry of a row.
-    """
-    digits = {64: 53, 32: 24}[xp.finfo(x.dtype).bits]
-    width = (digits - math.ceil(math.log2(terms))) // 2 - 1
-    parts = []
-    for _ in range(math.ceil(2 * digits / width)):
-        largest = xp.max(xp.abs(x), axis=-1, keepdims=True)
-        shift = largest * (1.5 * 2.0 ** (digits - width))
-        part = (x + shift) - shift
-        parts.append(part)
-        x = x - part
-    return parts
+def _zero(side: Side, *, xp: Any) -> Array:
+    """Matrices of zeros for the batch of a side."""
+    if side.kind == "std":
+        return xp.zeros_like(side.scale[..., :, None] * side.scale[..., None, :])
+    return xp.zeros_like(side.arrays[0] if side.cov is None else side.cov)
 
 
-def minus_product(cov: Array, factor: Array, *, xp: Any) -> Array:
-    """cov - factor @ factor^T, the large products first, to about twice the precision of the dtype."""
-    parts = _slices(factor, factor.shape[-1], xp=xp)
-    for level in range(len(parts)):
-        for first in range(level // 2 + 1):
-            product = matmul(parts[first], transpose(parts[level - first], xp=xp), xp=xp)
-            cov = cov - product
-            if level > 2 * first:
-                cov = cov - transpose(product, xp=xp)
-    return cov
+# A precision beside anything else. With one that is R R^T, the covariance S of the other side is compared without
+# inverting either: S R R^T - I is small where they are near, and R^T (S R R^T - I) R^-T is what S is in coordinates in
+# which the precision is the identity, less the identity.
 
 
-def minus_std(cov: Array, std: Array, *, xp: Any) -> Array:
-    """cov - diag(std^2), with exact squares: on the diagonal, products of matrices of one number."""
-    diagonal = minus_product(xp.linalg.diagonal(cov)[..., None, None], std[..., None, None], xp=xp)
-    return _with_diagonal(cov, diagonal[..., 0, 0], xp=xp)
+def whitened_by_precision(side: Side, precision: Array, root: Array, *, xp: Any) -> Array:
+    """R^T cov R - I for the covariance of a side, the identity taken off before anything is rounded."""
+    high, low = covariance(side, xp=xp)
+    half = -xp.floor(0.5 * xp.log(xp.linalg.diagonal(high)) * (1 / math.log(2)))
+    unit = _exact.scaled(xp.ones_like(half), half, xp=xp)  # powers of two that make the variances about 1
+    rows, columns = unit[..., :, None], unit[..., None, :]
+    high, low, precision, root = (
+        (high * rows) * columns,
+        (low * rows) * columns,
+        (precision / rows) / columns,
+        root / rows,
+    )
+    size = precision.shape[-1]
+    left, right = _exact.slices(high, size, xp=xp), _exact.slices(precision, size, xp=xp)
+    eye = xp.astype(eye_mask(size, high, xp=xp), high.dtype)
+    product = -eye, matmul(low, precision, xp=xp)
+    for level in range(len(left)):
+        for first in range(level + 1):
+            product = _exact.plus(product, matmul(left[first], transpose(right[level - first], xp=xp), xp=xp))
+    high, low = product
+    solved = transpose(solve_tril(root, transpose(high + low, xp=xp), xp=xp), xp=xp)
+    w = matmul(transpose(root, xp=xp), solved, xp=xp)
+    return w + 0.5 * (transpose(w, xp=xp) - w)
 
 
-def minus_var(cov: Array, var: Array, *, xp: Any) -> Array:
-    """cov - diag(var)."""
-    return _with_diagonal(cov, xp.linalg.diagonal(cov) - var, xp=xp)
-
-
-def _with_diagonal(matrix: Array, diagonal: Array, *, xp: Any) -> Array:
-    return xp.where(eye_mask(matrix.shape[-1], matrix, xp=xp), diagonal[..., None], matrix)
-
-
-MINUS: dict[str, Callable[..., Array]] = {
-    "cov": lambda cov, other, *, xp: cov - other,
-    "tril": minus_product,
-    "std": minus_std,
-    "var": minus_var,
-    "log_std": lambda cov, log_std, *, xp: minus_var(cov, xp.exp(2 * log_std), xp=xp),
-    "log_var": lambda cov, log_var, *, xp: minus_var(cov, xp.exp(log_var), xp=xp),
-    "low_rank": lambda cov, factor, diagonal, *, xp: minus_product(minus_var(cov, diagonal, xp=xp), factor, xp=xp),
-}
+def exchanged(v: Array, *, xp: Any) -> tuple[Array, Array]:
+    """W of N(0, I) in coordinates in which I + V is the identity, and whether it is near; V itself may be anything."""
+    near = total_of_matrix(v * v, xp=xp) <= 1 / 9
+    v = xp.where(near[..., None, None], v, 0.0)
+    factor = cholesky(v + identities(v.shape[-1], v, xp=xp), xp=xp)
+    return -Triangle(factor, xp=xp).congruent(v), near
 
 
 def mean_part_of_precision(delta: Array, factor: Array, *, xp: Any) -> Array:
@@ -275,11 +280,13 @@ def positive(spread: Array, *, xp: Any) -> Array:
 
 def factor_of_precision(precision: Array, *, xp: Any) -> Array:
     """Lower factor L of the covariance: precision = U U^T with U upper triangular, L = U^-T."""
-    upper = xp.flip(cholesky(xp.flip(precision, axis=(-2, -1)), xp=xp), axis=(-2, -1))
+    upper = xp.flip(factor_of_definite(xp.flip(precision, axis=(-2, -1)), xp=xp), axis=(-2, -1))
     identity = xp.astype(eye_mask(upper.shape[-1], upper, xp=xp), upper.dtype)
     return solve_tril(transpose(upper, xp=xp), identity, xp=xp)
 
 
 def covariance_of_low_rank(factor: Array, diagonal: Array, *, xp: Any) -> Array:
-    """factor @ factor^T + diag(diagonal)."""
-    return minus_var(matmul(factor, transpose(factor, xp=xp), xp=xp), -diagonal, xp=xp)
+    """factor @ factor^T + diag(diagonal), rounded once."""
+    zero = xp.zeros_like(factor[..., :, :1] * diagonal[..., None, :])
+    high, low = functools.reduce(_exact.plus, _exact.TERMS["low_rank"](factor, diagonal, xp=xp), (zero, zero))
+    return high + low

@@ -9,59 +9,101 @@ import numpy as np
 
 from . import _namespace
 from ._checks import asymmetry
-from ._pairs import packed_positions
+from ._pairs import DENSE, packed_positions
 
 Array = Any
 
 POSITIVE = {
-    "std": "a std must be > 0; a ReLU output can be 0, softplus cannot",
-    "var": "a variance must be > 0; a ReLU output can be 0, softplus cannot",
+    "std": "a std must be > 0; a ReLU output can be 0, softplus with a small floor cannot",
+    "var": "a variance must be > 0; a ReLU output can be 0, softplus with a small floor cannot",
     "cov_diag": "the diagonal added to a covariance of low rank must be > 0",
 }
-LOGARITHM = "a logarithm must be finite; exp(log_std) = 0 would be a std of 0"
-SYMMETRY = "a {name} must be symmetric; to drop a difference that you can explain, pass ({name} + {name}.T) / 2"
-DEFINITE = (
-    "the matrix is not positive definite{}; if it should be, add a small multiple of the identity to it yourself, or "
-    "pass a factor as scale_tril"
+LOGARITHM = "a logarithm must be finite; exp({name}) may be neither 0 nor infinite"
+# What a matrix should have been instead: the sentence looks at the matrix, and each advice holds under its own "if".
+SYMMETRY = "a {name} must be symmetric; "
+ROUNDING = "if only rounding sets the two apart, pass ({name} + {name}.mT) / 2"
+HALF = "; if it is one half of a symmetric matrix, pass T + T.mT - T * numpy.eye(d)"
+PRODUCT = (
+    "this is a triangle T: if precision = T @ T.mT, pass precision=T @ T.mT; if precision = T.mT @ T, "
+    "pass precision=T.mT @ T" + HALF
 )
+TRIANGULAR = {
+    ("cov", "lower"): "this is a lower triangle T: if cov = T @ T.mT, pass scale_tril=T" + HALF,
+    ("cov", "upper"): "this is an upper triangle T: if cov = T.mT @ T (SciPy's default), pass scale_tril=T.mT" + HALF,
+    ("precision", "lower"): PRODUCT,
+    ("precision", "upper"): PRODUCT,
+}
+ABOVE = "nothing may stand above the diagonal of a lower triangular factor; "
+UPPER = (
+    "this is an upper triangular factor: if cov = R.mT @ R (SciPy's default), pass scale_tril=R.mT; "
+    "if cov = R @ R.mT, pass cov=R @ R.mT"
+)
+NOT_TRIANGULAR = (
+    "if this matrix A is the covariance, pass cov=A; if cov = A @ A.mT, pass cov=A @ A.mT; if it is what "
+    "scipy.linalg.cho_factor returned, one triangle of it is junk: pass scale_tril=numpy.triu(A).mT, or, after "
+    "lower=True, scale_tril=numpy.tril(A)"
+)
+DEFINITE = "the matrix is not positive definite; if it should be, {}"
+SINGULAR = (
+    "the matrix is not positive definite as far as {} can tell, in which rounding a variance of {:.6g} may leave a "
+    "pivot of this size; {}{}"
+)
+JITTER = "add a small multiple of the identity to it yourself"
+CURES = {
+    "cov": f"{JITTER}, or, if it was made from a lower triangular factor, pass that as scale_tril",
+    "precision": JITTER,
+}
+LOW_RANK = "cov_factor @ cov_factor.mT + diag(cov_diag)"
+EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "pairs of float64": 2.0**-104}
+MORE_DIGITS = {"float32": "give float64, ", "float64": "give precise=True, ", "pairs of float64": ""}
 BLOCK = 64  # matrices that are looked at together: one by one takes much longer for small ones
 
 
-def judge(result: Array, p: Any, q: Any, precise: bool = False) -> None:
+def judge(result: Array, p: Any, q: Any, computed_in: str) -> None:
     """Raise ValueError naming the first bad value if the result is not finite; a true overflow passes.
 
-    ``precise``: a matrix that only the rounding of float64 keeps from being positive definite is not to blame.
+    ``computed_in`` says in what precision a matrix had to be positive definite: it is a key of ``EPS``.
     """
     values = _namespace.to_numpy(result)
     if np.isfinite(values).all():
         return
+    with np.errstate(all="ignore"):  # whatever the caller has said about warnings, the sentence comes
+        _complain(values, p, q, computed_in)
+
+
+def _complain(values: Array, p: Any, q: Any, computed_in: str) -> None:
     for side, gaussian in (("p", p), ("q", q)):
-        for complaint in _complaints(gaussian, precise):
+        for complaint in _complaints(gaussian, computed_in):
             raise ValueError(f"{side}: {complaint}")
     if np.isnan(values).any():
         where = _index(np.argwhere(np.isnan(values))[0])
-        better = "a factor as scale_tril" if values.dtype == np.float64 else "float64, or a factor as scale_tril"
+        factor = "a factor as scale_tril that was not made from the covariance"
+        better = factor if values.dtype == np.float64 else f"float64, or {factor}"
         raise ValueError(
             f"the divergence{where} cannot be computed in {values.dtype}, though no single value is bad: the spreads "
             f"are too close to singular or too far apart for it; use {better}"
         )
 
 
-def _complaints(gaussian: Any, precise: bool) -> Iterator[str]:
+def _complaints(gaussian: Any, computed_in: str) -> Iterator[str]:
     """Sentences about what is wrong with a Gaussian's values, the first one first."""
     arrays = {name: _namespace.to_numpy(array) for name, array in gaussian.spread.items() if name != "packing"}
     for name, array in {"mean": _namespace.to_numpy(gaussian.mean), **arrays}.items():
-        hint = LOGARITHM if name.startswith("log") else f"a {name} must be finite"
+        hint = LOGARITHM.format(name=name) if name.startswith("log") else f"a {name} must be finite"
         yield from _first(name, array, ~np.isfinite(array), hint)
         if name in POSITIVE:
             yield from _first(name, array, array <= 0, POSITIVE[name])
         if name in ("cov", "precision"):
             yield from _asymmetric(name, array)
-            yield from _indefinite(name, array, precise)
+            yield from _indefinite(name, array, computed_in)
+        if name == "cov_diag":
+            factor = arrays["cov_factor"].astype(np.float64)
+            if factor.shape[-2] <= DENSE:
+                whole = factor @ factor.mT + array[..., None].astype(np.float64) * np.eye(factor.shape[-2])
+                yield from _indefinite(LOW_RANK, whole, computed_in)
         if name == "scale_tril":
-            above = np.triu(np.ones(array.shape[-2:], dtype=bool), 1)
-            hint = "nothing may stand above the diagonal of a lower triangular factor; pass its lower triangle, or cov="
-            yield from _first(name, array, (array != 0) & above, hint)
+            hint = ABOVE + (UPPER if _triangle(array) == "upper" else NOT_TRIANGULAR)
+            yield from _first(name, array, np.triu(array, 1) != 0, hint)
             diagonal = np.eye(array.shape[-1], dtype=bool)
             yield from _first(name, array, (array == 0) & diagonal, "a 0 on the diagonal makes the covariance singular")
         if name == "packed_tril":
@@ -87,24 +129,36 @@ def _asymmetric(name: str, array: Array) -> Iterator[str]:
         bad = np.abs(block - block.mT) > tolerance * size[:, :, None] * size[:, None, :]
         for k, i, j in np.argwhere(bad):
             batch = _position(array, start + k)
+            hint = SYMMETRY + TRIANGULAR.get((name, _triangle(array)), ROUNDING)
             yield (
                 f"{name}{_index([*batch, i, j])} = {block[k, i, j]} but "
-                f"{name}{_index([*batch, j, i])} = {block[k, j, i]}: " + SYMMETRY.format(name=name)
+                f"{name}{_index([*batch, j, i])} = {block[k, j, i]}: " + hint.format(name=name)
             )
 
 
-def _indefinite(name: str, array: Array, precise: bool) -> Iterator[str]:
+def _triangle(array: Array) -> str:
+    """Which half of all matrices of a batch holds numbers, if it is only one: "lower", "upper" or ""."""
+    below, above = np.tril(array, -1).any(), np.triu(array, 1).any()
+    return "" if below and above else "lower" if below else "upper"
+
+
+def _indefinite(name: str, array: Array, computed_in: str) -> Iterator[str]:
     for start, block in _blocks(array):
-        if _have_factors(block):
+        # Kernels and formulas need not round alike: twice the least pivot makes sure that the culprit is found.
+        least = 2 * (block.shape[-1] + 1) * EPS[computed_in]
+        if computed_in == "float64" and _have_factors(block, least):
             continue
-        for k, matrix in enumerate(block):
-            if not _have_factors(matrix):
-                found = _bad_pivot(matrix.astype(np.float64), precise)
-                if found is not None:
-                    pivot, value = found
-                    close = " to the precision of float64" if value > 0 else ""
-                    where = _index(_position(array, start + k))
-                    yield f"{name}{where} has pivot {pivot} = {value}: " + DEFINITE.format(close)
+        for k, matrix in enumerate(block.astype(np.float64)):
+            found = _bad_pivot(matrix, least, computed_in)
+            if found is not None:
+                where = _index(_position(array, start + k))
+                pivot, value, variance = found
+                cure = CURES.get(name, "add to cov_diag yourself")
+                sentence = DEFINITE.format(cure)
+                if value > -least * variance:
+                    more = MORE_DIGITS[computed_in] if name in CURES or computed_in == "float32" else ""
+                    sentence = SINGULAR.format(computed_in, variance, more, cure)
+                yield f"{name}{where} has pivot {pivot} = {value}: {sentence}"
 
 
 def _blocks(array: Array) -> Iterator[tuple[int, Array]]:
@@ -119,25 +173,36 @@ def _position(array: Array, number: int) -> tuple[Any, ...]:
     return np.unravel_index(number, array.shape[:-2])
 
 
-def _have_factors(matrices: Array) -> bool:
-    try:
-        np.linalg.cholesky(matrices.astype(np.float64))
-    except np.linalg.LinAlgError:
-        return False
+def _have_factors(matrices: Array, least: float) -> bool:
+    """Whether all of them have pivots that are large enough, in whichever order they are gone through."""
+    for turned in (matrices, matrices[..., ::-1, ::-1]):
+        try:
+            roots = np.diagonal(np.linalg.cholesky(turned.astype(np.float64)), axis1=-2, axis2=-1)
+        except np.linalg.LinAlgError:
+            return False
+        if not (roots**2 > least * np.diagonal(turned, axis1=-2, axis2=-1)).all():
+            return False
     return True
 
 
-def _bad_pivot(matrix: Array, precise: bool) -> tuple[int, float] | None:
-    """First pivot of the elimination that is not positive, and its value; if ``precise``, with 60 digits."""
+def _bad_pivot(matrix: Array, least: float, computed_in: str) -> tuple[int, float, float] | None:
+    """First pivot of the elimination that is too small, its value, and the variance that it was left of.
+
+    A precision may have been gone through from its end. Pairs of float64 are looked at with 60 digits.
+    """
     import decimal
 
-    with decimal.localcontext(prec=60):
-        work = np.vectorize(decimal.Decimal, "O")(matrix) if precise else matrix.copy()
-        for k in range(len(work)):
-            if not work[k, k] > 0 or (k == len(work) - 1 and not precise):
-                return k, float(work[k, k])
-            column = work[k + 1 :, k]
-            work[k + 1 :, k + 1 :] -= np.outer(column, column) / work[k, k]
+    order = np.arange(len(matrix))
+    with decimal.localcontext(decimal.Context(prec=60)):
+        for way in (order, order[::-1]):
+            work = matrix[np.ix_(way, way)]
+            work = np.vectorize(decimal.Decimal, "O")(work) if computed_in == "pairs of float64" else work.copy()
+            for k, place in enumerate(way):
+                pivot, variance = float(work[k, k]), float(matrix[place, place])
+                if not pivot > least * variance:
+                    return int(place), pivot, variance
+                column = work[k + 1 :, k]
+                work[k + 1 :, k + 1 :] -= np.outer(column, column) / work[k, k]
     return None
 
 

@@ -83,14 +83,14 @@ def _half_square(x: Array, scale: Array, *, xp: Any) -> Array:
     return (0.5 * z) * z
 
 
-def _again(quotient: Array, divisor: Array) -> Array:
+def again(quotient: Array, divisor: Array) -> Array:
     """quotient / divisor, for a quotient just formed: XLA would merge the divisors into a product that overflows."""
     return 2 * ((0.5 * quotient) / divisor)
 
 
 def _half_square_gradient(x: Array, scale: Array, *, xp: Any) -> tuple[Array, Array]:
     z = x / scale
-    pull = _again(z, scale)
+    pull = again(z, scale)
     return pull, -z * pull
 
 
@@ -126,7 +126,7 @@ def _std_terms(mean_p: Array, std_p: Array, mean_q: Array, std_q: Array, *, xp: 
 def _std_gradient(mean_p: Array, std_p: Array, mean_q: Array, std_q: Array, *, xp: Any) -> tuple[Array, ...]:
     by_p, by_q = _std_spread_gradient(std_p, std_q, xp=xp)
     z = (mean_p - mean_q) / std_q
-    pull = _again(z, std_q)
+    pull = again(z, std_q)
     return pull, by_p, -pull, by_q - z * pull
 
 
@@ -146,61 +146,68 @@ def _var_gradient(mean_p: Array, var_p: Array, mean_q: Array, var_q: Array, *, x
     x = _where_positive(var_p, var_q, (var_p - var_q) / var_q, xp=xp)
     std_q = xp.sqrt(var_q)
     z = (mean_p - mean_q) / std_q
-    pull = _again(z, std_q)
-    return pull, _again(0.5 * x, var_p), -pull, -(_again(0.5 * x, var_q) + 0.5 * pull * pull)
+    pull = again(z, std_q)
+    return pull, again(0.5 * x, var_p), -pull, -(again(0.5 * x, var_q) + 0.5 * pull * pull)
 
 
 var_terms = with_gradient(_var_gradient)(_var_terms)
 
 
-def _reach(dtype: Any, *, xp: Any) -> float:
+def reach(dtype: Any, *, xp: Any) -> float:
     """Size of a logarithm whose exponential, of either sign, is a normal number of ``dtype``."""
     return -0.98 * math.log(float(xp.finfo(dtype).smallest_normal))
 
 
-def _within(log: Array, *, xp: Any) -> Array:
+def within(log: Array, *, xp: Any) -> Array:
     """``log`` limited to plus or minus the reach of its dtype."""
-    reach = _reach(log.dtype, xp=xp)
-    return xp.where(log > reach, reach, xp.where(log < -reach, -reach, log))
+    most = reach(log.dtype, xp=xp)
+    return xp.where(log > most, most, xp.where(log < -most, -most, log))
 
 
-def _over_exp(delta: Array, log: Array, *, xp: Any) -> Array:
+def over_exp(delta: Array, log: Array, *, xp: Any) -> Array:
     """delta * exp(-log), in two steps where one exponential would leave the range of the dtype.
 
     Further out than two steps go, any delta but 0 over- or underflows when it is squared.
     """
-    first = _within(log, xp=xp)
-    return (delta * xp.exp(-first)) * xp.exp(-_within(log - first, xp=xp))
+    first = within(log, xp=xp)
+    return (delta * xp.exp(-first)) * xp.exp(-within(log - first, xp=xp))
 
 
-def _log_ratio(log_p: Array, log_q: Array) -> tuple[Array, Array]:
+def log_ratio(log_p: Array, log_q: Array) -> tuple[Array, Array]:
     """log_p - log_q as a rounded difference and its rounding error (Knuth's two-difference)."""
     t = log_p - log_q
     back = log_p - t
     return t, (log_p - (t + back)) + (back - log_q)
 
 
-def _expm1_corrected(t: Array, error: Array, *, xp: Any) -> Array:
+def expm1_corrected(t: Array, error: Array, *, xp: Any) -> Array:
     """expm1(t + error) to first order in the error, infinite where expm1(t) overflows."""
     growth = xp.expm1(t)
     finite = growth < xp.inf
     return growth + xp.where(finite, (1 + xp.where(finite, growth, 0.0)) * error, 0.0)
 
 
-def _log_var_terms(mean_p: Array, log_var_p: Array, mean_q: Array, log_var_q: Array, *, xp: Any) -> Array:
-    t, error = _log_ratio(log_var_p, log_var_q)
+def log_spread(t: Array, error: Array, *, xp: Any) -> Array:
+    """Spread part of a dimension, psi(t)/2, from the logarithm t of the ratio of variances and its rounding error."""
     growth = xp.expm1(t)
     correction = xp.where(growth < xp.inf, growth * error, 0.0)
-    z = _over_exp(mean_p - mean_q, 0.5 * log_var_q, xp=xp)
+    return 0.5 * (expm1_gap(t, xp=xp) + correction)
+
+
+def _log_var_terms(mean_p: Array, log_var_p: Array, mean_q: Array, log_var_q: Array, *, xp: Any) -> Array:
+    t, error = log_ratio(log_var_p, log_var_q)
+    growth = xp.expm1(t)
+    correction = xp.where(growth < xp.inf, growth * error, 0.0)
+    z = over_exp(mean_p - mean_q, 0.5 * log_var_q, xp=xp)
     return 0.5 * (expm1_gap(t, xp=xp) + correction) + (0.5 * z) * z
 
 
 def _log_var_gradient(
     mean_p: Array, log_var_p: Array, mean_q: Array, log_var_q: Array, *, xp: Any
 ) -> tuple[Array, ...]:
-    growth = _expm1_corrected(*_log_ratio(log_var_p, log_var_q), xp=xp)
-    z = _over_exp(mean_p - mean_q, 0.5 * log_var_q, xp=xp)
-    pull = _over_exp(z, 0.5 * log_var_q, xp=xp)
+    growth = expm1_corrected(*log_ratio(log_var_p, log_var_q), xp=xp)
+    z = over_exp(mean_p - mean_q, 0.5 * log_var_q, xp=xp)
+    pull = over_exp(z, 0.5 * log_var_q, xp=xp)
     return pull, 0.5 * growth, -pull, -0.5 * (growth + z * z)
 
 
@@ -210,31 +217,3 @@ log_var_terms = with_gradient(_log_var_gradient)(_log_var_terms)
 def log_std_terms(mean_p: Array, log_std_p: Array, mean_q: Array, log_std_q: Array, *, xp: Any) -> Array:
     """Log-variances are doubled log-standard-deviations; doubling is exact."""
     return log_var_terms(mean_p, 2 * log_std_p, mean_q, 2 * log_std_q, xp=xp)
-
-
-def std_log_std_terms(mean_p: Array, std_p: Array, mean_q: Array, log_std_q: Array, *, xp: Any) -> Array:
-    """A standard deviation against the logarithm of one."""
-    ordinary, (std_q, log_q), (std, log_p) = _both_ways(log_std_q, std_p, xp=xp)
-    return xp.where(
-        ordinary,
-        std_terms(mean_p, std, mean_q, std_q, xp=xp),
-        log_std_terms(mean_p, log_p, mean_q, log_q, xp=xp),
-    )
-
-
-def log_std_std_terms(mean_p: Array, log_std_p: Array, mean_q: Array, std_q: Array, *, xp: Any) -> Array:
-    """The logarithm of a standard deviation against a standard deviation."""
-    ordinary, (std_p, log_p), (std, log_q) = _both_ways(log_std_p, std_q, xp=xp)
-    return xp.where(
-        ordinary,
-        std_terms(mean_p, std_p, mean_q, std, xp=xp),
-        log_std_terms(mean_p, log_p, mean_q, log_q, xp=xp),
-    )
-
-
-def _both_ways(log_std: Array, std: Array, *, xp: Any) -> tuple[Array, tuple[Array, Array], tuple[Array, Array]]:
-    """Where the exponential is in range, and both sides as (std, log_std): the former there, the latter elsewhere."""
-    ordinary = xp.abs(log_std) <= _reach(log_std.dtype, xp=xp)
-    from_log = xp.exp(xp.where(ordinary, log_std, 0.0)), xp.where(ordinary, 0.0, log_std)
-    from_std = xp.where(ordinary, std, 1.0), xp.log(xp.where(ordinary, 1.0, std))
-    return ordinary, from_log, from_std

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
+
 from . import _blocks, _checks, _diagnosis, _namespace, _pairs
 from ._linalg import total
 from .gaussian import Gaussian
@@ -37,6 +39,8 @@ class Pair:
             for side in (self.p, self.q)
             for array in (side.mean, *side.arrays)
         ]
+        with _namespace.quiet(self.xp):
+            self._subtract_integers(arrays)
         formula = functools.partial(
             _pairs.divergence,
             p=_pairs.Spread(self.p.keyword, self.p.packing),
@@ -56,12 +60,50 @@ class Pair:
                 "or vmap): leave validate out, and a bad element will be NaN"
             )
         if validate or (validate is None and _namespace.can_be_read(result)):
-            _diagnosis.judge(result, self.p, self.q)
+            _diagnosis.judge(result, self.p, self.q, _namespace.name_of_dtype(self.working))
         return result
+
+    def _subtract_integers(self, arrays: list[Array]) -> None:
+        """Where means are integers, put their difference and 0 in their place: as floats the two could be the same."""
+        xp, at_q = self.xp, 1 + len(self.p.arrays)
+        means = arrays[0], arrays[at_q]
+        whole = [xp.isdtype(mean.dtype, "integral") for mean in means]
+        if any(whole) and means[0] is not means[1]:
+            arrays[0] = difference(*means, *whole, dtype=self.working, xp=xp)
+            device = _namespace.device_of(self.like, xp=xp)
+            arrays[at_q] = xp.zeros(self.p.event_size, dtype=self.working, device=device)
 
     def finish(self, result: Array) -> Array:
         """Round once to the dtype of the inputs."""
-        return result if result.dtype == self.dtype else self.xp.astype(result, self.dtype)
+        if result.dtype == self.dtype:
+            return result
+        if _namespace.is_lazy(result):  # it happens when nobody is quiet any more
+            return result.map_blocks(_quietly_rounded, self.dtype, dtype=self.dtype)
+        return self.xp.astype(result, self.dtype)
+
+
+def _quietly_rounded(block: Array, dtype: Any) -> Array:
+    with np.errstate(all="ignore"):
+        return block.astype(dtype)
+
+
+def difference(a: Array, b: Array, whole_a: bool, whole_b: bool, *, dtype: Any, xp: Any) -> Array:
+    """``a - b`` in a floating dtype to its last bits, where at least one of the two holds integers."""
+    integer = _namespace.widest_integer(xp)
+    end = 2.0 ** (63 if integer == xp.int64 else 31)
+
+    def rounded(x: Array) -> Array:
+        return xp.astype(x, dtype)
+
+    if whole_a and whole_b:
+        near = xp.astype(a, integer) - xp.astype(b, integer)  # right wherever it does not wrap
+        far = rounded(a) - rounded(b)
+        return xp.where(xp.abs(far) < end / 2, rounded(near), far)
+    whole, other, sign = (a, b, 1) if whole_a else (b, a, -1)
+    high = rounded(whole)
+    rest = rounded(xp.astype(whole, integer) - xp.astype(high, integer))
+    rest = xp.where(xp.abs(high) < end, rest, xp.zeros_like(rest))
+    return sign * ((high - rounded(other)) + rest)
 
 
 def standard_normal(p: Gaussian) -> Gaussian:

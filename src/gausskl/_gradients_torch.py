@@ -13,7 +13,7 @@ import torch
 
 from ._gradients import RULES, Rule, along, directional
 
-ARGUMENTS = 6
+ARGUMENTS = 7
 
 
 def _functions(rule: Rule) -> tuple[Any, Any]:
@@ -21,8 +21,8 @@ def _functions(rule: Rule) -> tuple[Any, Any]:
         generate_vmap_rule = True
 
         @staticmethod
-        def forward(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
-            return rule.formula(*[x for x in (a, b, c, d, e, f) if x is not None], xp=xp)
+        def forward(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> Any:
+            return rule.formula(*[x for x in (a, b, c, d, e, f, g) if x is not None], xp=xp)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -76,11 +76,15 @@ def two_gaussians(p: Any, q: Any) -> tuple[Gaussian, Gaussian | None]:
         return p, q
     ours = gaussian_of("p", p), None if q is None else gaussian_of("q", q)
     for (name, obj, g), other in zip((("p", p, ours[0]), ("q", q, ours[1])), reversed(ours), strict=True):
-        if obj is not g and g is not None and other is not None and g.event_size == 1 != other.event_size:
+        if obj is g or g is None or other is None:
+            continue
+        if g.keyword == "std" and g.event_size == 1 != other.event_size:
+            is_scipy = type(obj).__module__.startswith("scipy")
+            how = "gausskl.Gaussian(loc, std=scale)" if is_scipy else "Independent(normal, 1)"
             raise ValueError(
                 f"{name} is a {type(obj).__name__} of one dimension, in a batch of shape {g.batch_shape}, and the "
                 f"other side has {other.event_size} dimensions: "
-                "Independent(normal, 1) makes its last axis the dimensions"
+                f"{how} makes its last axis the dimensions"
             )
     return ours
 
@@ -88,7 +92,7 @@ def two_gaussians(p: Any, q: Any) -> tuple[Gaussian, Gaussian | None]:
 def _read(name: str, obj: Any) -> Gaussian | Normals:
     for kind in type(obj).__mro__:
         for family, readers in FAMILIES.items():
-            if kind.__module__.startswith(family) and kind.__name__ in readers:
+            if str(kind.__module__).startswith(family) and kind.__name__ in readers:
                 try:
                     return readers[kind.__name__](obj)
                 except (TypeError, ValueError) as error:
@@ -113,7 +117,7 @@ def _independent(obj: Any) -> Gaussian | Normals:
     else:
         raise TypeError(
             f"an Independent over a {type(inner).__name__} has a covariance matrix for each part: give what is inside "
-            "it, and sum the result over the axes that Independent joins"
+            "it, on both sides, and sum the result over the axes that Independent joins"
         )
     xp = _namespace.namespace(mean)
     if mean.shape != std.shape:
@@ -174,7 +178,7 @@ FAMILIES: dict[str, dict[str, Callable[[Any], Gaussian | Normals]]] = {
 
 def to_torch_distribution(g: Gaussian) -> Any:
     """Torch's own object for a Gaussian of tensors: see the method of this name."""
-    library = _namespace.library_of(g.mean)
+    library = g.form.library
     if library != "torch":
         raise TypeError(f"torch.distributions takes tensors, and the arrays of this Gaussian are those of {library}")
     from torch import distributions

@@ -4,8 +4,8 @@ The same law as in ``_formulas``. The determinant lemma and the Woodbury identit
 numbers; here everything happens in a basis in which q is the identity, and only small differences remain:
 
 * Divide by the root of c_q and let A = Q R be q's factor. S = I + Q (N - I) Q^T with N N^T = I + R R^T is a square
-  factor of q. With x = (c_p - c_q)/c_q and D = S^-1 (F_p - F_q)/root, p becomes diag(1 + x) + V Theta V^T, where V is
-  an orthonormal basis of [Q, x Q, D].
+  factor of q. With x = (c_p - c_q)/c_q, which is given beside c because that may have been rounded, and
+  D = S^-1 (F_p - F_q)/root, p becomes diag(1 + x) + V Theta V^T, where V is an orthonormal basis of [Q, x Q, D].
 * Near q: with y the coordinates along V, and all others together called "rest", the divergence is that of the
   marginals of y, plus that of diag(1 + x) and I on the rest, plus what the two parts know of each other.
 * Elsewhere: the determinant lemma, whose rounding no longer matters, with the projections still taken first.
@@ -18,17 +18,30 @@ from __future__ import annotations
 from typing import Any
 
 from ._dense import from_whitened
-from ._formulas import var_spread
+from ._formulas import excess, var_spread
 from ._gradients import with_gradient
-from ._linalg import beside, cholesky, eye_mask, identities, matmul, qr, total, total_of_matrix, transpose
+from ._linalg import (
+    beside,
+    cholesky,
+    eye_mask,
+    factor_of_definite,
+    identities,
+    matmul,
+    qr,
+    total,
+    total_of_matrix,
+    transpose,
+)
+from ._namespace import device_of
 from ._triangular import solve_tril
 
 Array = Any
 
 
-def _spread(mean_p: Array, f_p: Array, c_p: Array, mean_q: Array, f_q: Array, c_q: Array, *, xp: Any) -> Array:
+def _divergence(
+    mean_p: Array, f_p: Array, c_p: Array, mean_q: Array, f_q: Array, c_q: Array, x: Array, *, xp: Any
+) -> Array:
     root = xp.sqrt(c_q)
-    x = (c_p - c_q) / c_q
     basis, r = qr(f_q / root[..., None], xp=xp)
     n = _factor_plus_identity(r, xp=xp)
     change = (f_p - f_q) / root[..., None]
@@ -40,9 +53,10 @@ def _spread(mean_p: Array, f_p: Array, c_p: Array, mean_q: Array, f_q: Array, c_
     mean_part = 0.5 * (_square(across, xp=xp) + _square(solve_tril(n, along, xp=xp), xp=xp))
     mean_part = xp.where(xp.any(xp.abs(delta) == xp.inf, axis=(-2, -1)), xp.inf, mean_part)
 
-    diagonal = var_spread(c_p, c_q, xp=xp)
+    little = xp.abs(x) <= 0.5
+    diagonal = xp.where(little, 0.5 * excess(xp.where(little, x, 0.0), xp=xp), var_spread(c_p, c_q, xp=xp))
     near, close = _near(x, basis, r, n, outside + matmul(basis, shrunk, xp=xp), diagonal, xp=xp)
-    far = _far(x, basis, r, n, outside, inside, f_p / root[..., None], diagonal, xp=xp)
+    far = _far(c_p / c_q, basis, r, n, outside, inside, f_p / root[..., None], diagonal, xp=xp)
     return mean_part + xp.where(near, close, far)
 
 
@@ -87,7 +101,7 @@ def _minus_half_log_det(psi: Array, *, xp: Any) -> Array:
 
 
 def _far(
-    x: Array,
+    variance: Array,
     basis: Array,
     r: Array,
     n: Array,
@@ -99,12 +113,9 @@ def _far(
     xp: Any,
 ) -> Array:
     """Determinant lemma, with p's factor split into its parts along and across q's."""
-    variance = 1 + x
     weighted = transpose(xp.sqrt(variance)[..., None] * basis, xp=xp)
-    taken = total(total(basis * basis, xp=xp) * variance, xp=xp)
     trace = (
         _square(solve_tril(n, weighted, xp=xp), xp=xp)
-        - taken
         + _square(outside, xp=xp)
         + _square(solve_tril(n, inside + r, xp=xp), xp=xp)
     )
@@ -112,7 +123,28 @@ def _far(
     _, small = qr(scaled, xp=xp)
     log_det = _log_det(n, xp=xp) - _log_det(_factor_plus_identity(small, xp=xp), xp=xp)
     whole = total(diagonal, xp=xp)
-    return xp.where(whole == xp.inf, whole, whole + 0.5 * trace + log_det)
+    across = total(_across(variance, basis, diagonal, xp=xp), xp=xp)
+    return xp.where(whole == xp.inf, whole, across + 0.5 * trace + log_det)
+
+
+def _across(variance: Array, basis: Array, diagonal: Array, *, xp: Any) -> Array:
+    """What each dimension contributes across the basis: ``diagonal`` less variance/2 times its share in the basis.
+
+    Of r dimensions that share may be all but nothing less than 1. For the 2 r of the largest shares, what is left of 1
+    is the square of what is left of the dimension's unit vector, and is multiplied as it is.
+    """
+    inside = total(basis * basis, xp=xp)
+    d, rank = basis.shape[-2], basis.shape[-1]
+    most = xp.argsort(inside, axis=-1)
+    if 2 * rank < d:
+        most = most[..., d - 2 * rank :]
+    index = xp.arange(d, device=device_of(basis, xp=xp))
+    units = index[:, None] == most[..., None, :]
+    unit = xp.astype(units, basis.dtype)
+    _, outside = _split(basis, unit, xp=xp)
+    left = matmul(unit, total(transpose(outside * outside, xp=xp), xp=xp)[..., None], xp=xp)[..., 0]
+    one_by_one = 0.5 * (variance * left - 1 - xp.log(variance))
+    return xp.where(xp.any(units, axis=-1), one_by_one, diagonal - 0.5 * variance * inside)
 
 
 def _factor_plus_identity(r: Array, *, xp: Any) -> Array:
@@ -127,9 +159,14 @@ def _log_det(factor: Array, *, xp: Any) -> Array:
 
 
 def _split(basis: Array, x: Array, *, xp: Any) -> tuple[Array, Array]:
-    """Coordinates of ``x`` along an orthonormal basis, and what is left of it across the basis."""
+    """Coordinates of ``x`` along an orthonormal basis, and what is left of it across the basis.
+
+    Taken off twice: the first time leaves the rounding of the largest coordinates in every other one.
+    """
     inside = matmul(transpose(basis, xp=xp), x, xp=xp)
-    return inside, x - matmul(basis, inside, xp=xp)
+    outside = x - matmul(basis, inside, xp=xp)
+    again = matmul(transpose(basis, xp=xp), outside, xp=xp)
+    return inside + again, outside - matmul(basis, again, xp=xp)
 
 
 def _gram(v: Array, weight: Array, *, xp: Any) -> Array:
@@ -152,9 +189,9 @@ def solve_tril_transposed(factor: Array, b: Array, *, xp: Any) -> Array:
 
 
 def _gradient(
-    mean_p: Array, f_p: Array, c_p: Array, mean_q: Array, f_q: Array, c_q: Array, *, xp: Any
+    mean_p: Array, f_p: Array, c_p: Array, mean_q: Array, f_q: Array, c_q: Array, x: Array, *, xp: Any
 ) -> tuple[Array, ...]:
-    change, gap = f_p - f_q, c_p - c_q
+    change, gap = f_p - f_q, x * c_q
     u_p, h_p = _inverse(f_p, c_p, xp=xp)
     u_q, h_q = _inverse(f_q, c_q, xp=xp)
 
@@ -184,6 +221,7 @@ def _gradient(
         -pull,
         -(of_factor(h_q) + along),
         -0.5 * (of_diagonal(u_q, c_q, h_q + solve(u_q, c_q, change)) + pull * pull),
+        xp.zeros_like(gap),
     )
 
 
@@ -198,4 +236,30 @@ def _inverse(factor: Array, diagonal: Array, *, xp: Any) -> tuple[Array, Array]:
     return u, matmul(u, transpose(orthonormal[..., size:, :], xp=xp), xp=xp)
 
 
-low_rank = with_gradient(_gradient, event_axes=(1, 2, 1, 1, 2, 1))(_spread)
+low_rank = with_gradient(_gradient, event_axes=(1, 2, 1, 1, 2, 1, 1))(_divergence)
+
+
+# Where a dimension has little variance of its own, c_i << cov_ii, to divide by the root of c loses root(cov_ii/c_i)
+# ulps, and more beside an equal covariance whose c_i is another. The covariance itself loses nothing there, but as many
+# ulps as one over the variance that the dimensions before leave of one.
+
+
+def least_shares(factor: Array, diagonal: Array, *, xp: Any) -> tuple[Array, Array]:
+    """The least c_i/cov_ii, and whether the covariance may keep digits that this loses.
+
+    It cannot where more than r dimensions have little variance of their own: of r + 1 of them, r columns leave one
+    direction without variance.
+    """
+    shares = xp.sort(diagonal / (diagonal + total(factor * factor, xp=xp)), axis=-1)
+    least, next_one = shares[..., 0], shares[..., factor.shape[-1]]
+    return least, (least < 2.0**-8) & (next_one > xp.sqrt(least))
+
+
+def least_variance_left(factor: Array, diagonal: Array, *, xp: Any) -> Array:
+    """The least share of its variance that the dimensions before it leave of a dimension."""
+    root = xp.sqrt(diagonal + total(factor * factor, xp=xp))
+    scaled, shares = factor / root[..., None], diagonal / (root * root)
+    matrix = matmul(scaled, transpose(scaled, xp=xp), xp=xp)
+    eye = eye_mask(matrix.shape[-1], matrix, xp=xp)
+    pivots = xp.linalg.diagonal(factor_of_definite(xp.where(eye, matrix + shares[..., None], matrix), xp=xp))
+    return xp.min(pivots * pivots, axis=-1)

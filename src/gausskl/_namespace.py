@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
+from decimal import Decimal
+from numbers import Number
 from typing import Any
 
 import array_api_compat
@@ -13,6 +16,7 @@ Array = Any
 
 
 KNOWN = ("numpy", "torch", "jax", "jaxlib", "cupy", "dask", "tensorflow")
+UNCHANGEABLE = ("jax", "tensorflow")  # once made, an array keeps its shape and dtype
 MOVES_FREELY = ("jax", "dask", "tensorflow")  # arrays of one device go with those of another
 
 
@@ -33,7 +37,7 @@ def namespace(array: Array) -> Any:
     The usual libraries are known by the name of the array's type: quicker than asking array-api-compat, and
     ``torch.compile`` can follow it.
     """
-    match type(array).__module__.partition(".")[0]:
+    match home_of(array).partition(".")[0]:
         case "numpy":
             import array_api_compat.numpy as found
         case "torch":
@@ -74,7 +78,7 @@ def adopt(given: dict[str, Any]) -> tuple[dict[str, Array], bool]:
     NumPy float64.
     """
     given = {name: value.view(np.ndarray) if type(value) is np.memmap else value for name, value in given.items()}
-    arrays = {name: value for name, value in given.items() if not _is_plain(value)}
+    arrays = {name: value for name, value in given.items() if not is_plain(value)}
     for name, array in arrays.items():
         _refuse_unsuitable(name, array)
     one_library(arrays)
@@ -124,6 +128,14 @@ def _is_tensor(kind: type) -> bool:
     return kind in _tensors
 
 
+def has_memory(name: str, array: Any) -> None:
+    """Refuse a tensor of torch with a shape beyond its memory: ``resize_`` leaves it so where it fails."""
+    if type(array) in _tensors and array.layout is _torch.strided and array.numel():
+        last = array.storage_offset() + sum((n - 1) * step for n, step in zip(array.shape, array.stride(), strict=True))
+        if array.untyped_storage().nbytes() < (last + 1) * array.element_size():
+            raise ValueError(f"{name} has shape {tuple(array.shape)}, and its memory holds fewer numbers")
+
+
 def moved(array: Array, *, xp: Any, dtype: Any, device: Any) -> Array:
     """The array itself if it belongs to the namespace, else a copy that does: numbers that came without a library."""
     return array if library_of(array) == library(xp) else xp.asarray(array, dtype=dtype, device=device)
@@ -135,6 +147,11 @@ def floating_dtype(xp: Any, arrays: Any) -> Any:
     if not floating:
         return xp.asarray(1.0).dtype
     return xp.result_type(*floating) if len(set(floating)) > 1 else floating[0]
+
+
+def widest_integer(xp: Any) -> Any:
+    """The widest signed integers of a library; JAX has those of 64 bits only where it is told so."""
+    return xp.asarray(0).dtype if library(xp) == "jax" else xp.int64
 
 
 def computing_dtype(xp: Any, dtype: Any) -> Any:
@@ -163,31 +180,85 @@ def one_library(arrays: dict[str, Array]) -> None:
             )
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Whether these are Python's numbers, which take the library and dtype of the arrays beside them."""
     return isinstance(value, (bool, int, float, list, tuple, np.generic))
 
 
 def _from_plain(name: str, value: Any, xp: Any, dtype: Any, device: Any) -> Array:
-    if type(value) in (int, float):
-        return xp.asarray(value, dtype=dtype, device=device)
+    largest = float(xp.finfo(dtype).max)
+    if type(value) in (float, int) and (abs(value) <= largest or value in (math.inf, -math.inf) or value != value):
+        return xp.asarray(float(value), dtype=dtype, device=device)  # which ``torch.compile`` can follow
+    if isinstance(value, (list, tuple)):
+        _refuse_items(name, f"a {type(value).__name__}", value)
     try:
-        numbers = np.asarray(value)
+        with np.errstate(all="ignore"):
+            numbers = np.asarray(value)
+            if numbers.dtype == object:  # integers of more than 64 bits
+                numbers = np.asarray(value, np.float64)
+    except OverflowError:
+        raise ValueError(f"{name} holds an integer beyond the range of float64, which ends at 1.8e308") from None
     except (ValueError, TypeError) as error:
         raise TypeError(f"{name} is a {type(value).__name__} that does not make an array: {error}") from None
     _refuse_unsuitable(name, numbers)
-    return xp.asarray(numbers.tolist(), dtype=dtype, device=device)
+    with np.errstate(all="ignore"):
+        beyond = numbers[np.isfinite(numbers) & (np.abs(numbers.astype(np.float64)) > largest)]
+        if beyond.size:
+            raise ValueError(f"{name} holds {beyond[0]}, which is beyond the range of {name_of_dtype(dtype)}")
+        return xp.asarray(numbers.tolist(), dtype=dtype, device=device)
+
+
+def _refuse_items(name: str, kind: str, items: Any) -> None:
+    """Lists hold numbers, lists and arrays of NumPy: whatever else NumPy could read would lose what it is."""
+    for item in items:
+        if type(item) in (float, int):
+            continue
+        if isinstance(item, (list, tuple)):
+            _refuse_items(name, kind, item)
+        elif isinstance(item, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name} is {kind} that holds a masked array: leave out, in all arrays, the rows with a masked entry; "
+                "pass the .data"
+            )
+        elif isinstance(item, np.matrix):
+            raise TypeError(
+                f"{name} is {kind} that holds a numpy.matrix: convert it with numpy.asarray, or, if it is one row or "
+                "column, with .A1"
+            )
+        elif not isinstance(item, (bool, int, float, complex, np.generic, np.ndarray)):
+            home, hint = home_of(item), ""
+            what = f"{home}.{type(item).__qualname__}".removeprefix("builtins.")
+            if array_api_compat.is_array_api_obj(item) or home.partition(".")[0] in KNOWN:
+                family = {"jax": "jax.numpy", "jaxlib": "jax.numpy", "tensorflow": "tf", "dask": "dask.array"}
+                first = home.partition(".")[0]
+                hint = f"; make one array of them with {family.get(first, first)}.stack"
+            elif isinstance(item, (Number, Decimal)):
+                hint = "; convert it with float(...)"
+            raise TypeError(f"{name} is {kind} that holds a {what}: expected real numbers{hint}")
+
+
+def home_of(value: Any) -> str:
+    """Name of the module that the type of something comes from; a type may have none."""
+    return str(type(value).__module__)
 
 
 def _refuse_unsuitable(name: str, array: Any) -> None:
     """A sentence for whatever is not an array of real numbers."""
-    kind = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
+    kind = f"{home_of(array)}.{type(array).__qualname__}".removeprefix("builtins.")
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array: fill it with {name}.filled(...) or take the rows that are whole")
+        raise TypeError(
+            f"{name} is a masked array: leave out, in all arrays, the rows with a masked entry; pass the .data"
+        )
     if isinstance(array, np.matrix):
-        raise TypeError(f"{name} is a numpy.matrix, which has no batch axes: convert it with numpy.asarray")
-    known = type(array).__module__.partition(".")[0] in KNOWN and hasattr(array, "dtype")
+        raise TypeError(
+            f"{name} is a numpy.matrix, which has no batch axes: convert it with numpy.asarray, or, if it is one row "
+            "or column, with .A1"
+        )
+    known = home_of(array).partition(".")[0] in KNOWN and hasattr(array, "dtype")
     if not known and not array_api_compat.is_array_api_obj(array):
-        hint = "; convert it with .to_numpy()" if hasattr(array, "to_numpy") else ""
+        hint = "; convert it with .to_numpy(), which keeps no labels" if hasattr(array, "to_numpy") else ""
+        if isinstance(array, (Number, Decimal)) and not isinstance(array, complex):
+            hint = "; convert it with float(...)"
         if kind.startswith("keras."):
             holds = hasattr(array, "value")
             hint = (
@@ -198,7 +269,7 @@ def _refuse_unsuitable(name: str, array: Any) -> None:
         raise TypeError(f"{name} is a {array.layout} tensor: convert it with .to_dense()")
     xp = namespace(array)
     if library(xp) == "tensorflow" and not xp.is_dense(array):
-        how = {"SparseTensor": "tf.sparse.to_dense", "RaggedTensor": ".to_tensor()"}
+        how = {"SparseTensor": "tf.sparse.to_dense", "RaggedTensor": ".to_tensor() if all rows are equally long"}
         raise TypeError(
             f"{name} is a {type(array).__name__}: convert it with "
             + how.get(type(array).__name__, "tf.convert_to_tensor")
@@ -207,15 +278,19 @@ def _refuse_unsuitable(name: str, array: Any) -> None:
     if isinstance(array, np.ndarray) and array.dtype.kind not in "fiu":
         hints = {
             "c": "take .real if it is real",
-            "b": "convert it with .astype(float)",
-            "O": "convert it with .astype(float)",
+            "b": f"convert it with numpy.asarray({name}, float)",
+            "O": f"convert it with numpy.asarray({name}, float)",
         }
         raise TypeError(
             f"{name} has dtype {dtype}: expected real numbers; "
             + hints.get(array.dtype.kind, "convert it to float32 or float64 first")
         )
     if not xp.isdtype(array.dtype, ("real floating", "integral")):
-        hint = "take its real part" if xp.isdtype(array.dtype, "complex floating") else "convert it to a float dtype"
+        hint = (
+            "take its real part if it is real"
+            if xp.isdtype(array.dtype, "complex floating")
+            else "convert it to a float dtype"
+        )
         raise TypeError(f"{name} has dtype {dtype}: expected real numbers; {hint}")
     if xp.isdtype(array.dtype, "real floating") and xp.finfo(array.dtype).bits > 64:
         raise TypeError(f"{name} has dtype {dtype}: results are exact to float64; convert it with .astype('float64')")

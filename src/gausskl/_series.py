@@ -1,7 +1,7 @@
-"""The two series behind the formulas, fitted once, one set of coefficients per precision.
+"""The numbers behind the formulas, one set of them per precision.
 
-Both were fitted at Chebyshev nodes in 60 digits (``tools/fit_series.py`` prints them). The formulas ask functions for
-them, because ``torch.compile`` takes the floats of a module for numbers that may change.
+Those of the first two series were fitted at Chebyshev nodes in 60 digits (``tools/fit_series.py`` prints them). The
+formulas ask functions for them, because ``torch.compile`` takes the floats of a module for numbers that may change.
 """
 
 from __future__ import annotations
@@ -70,6 +70,41 @@ def expm1_tail(bits: int) -> tuple[float, ...]:
         2.535851308493875e-05,
         2.806280235745362e-06,
     )
+
+
+def ln2(bits: int) -> tuple[float, float, float]:
+    """ln(2) in three parts, the first two so short that their products with an exponent are exact."""
+    if bits == 64:
+        return 0.6931471805598903, 5.4979230187085024e-14, -1.3124698417785255e-27
+    return 0.693145751953125, 1.4285906217992306e-06, 1.619850954759361e-11
+
+
+def inverse_factorials(bits: int) -> tuple[tuple[float, float], ...]:
+    """1/2!, 1/3!, ... as sums of two numbers: the part of the series of expm1 where one number is not enough."""
+    if bits == 64:
+        return (
+            (0.5, 0.0),
+            (0.16666666666666666, 9.25185853854297e-18),
+            (0.041666666666666664, 2.3129646346357427e-18),
+            (0.008333333333333333, 1.1564823173178714e-19),
+            (0.001388888888888889, -5.300543954373577e-20),
+        )
+    return (0.5, 0.0), (0.1666666716337204, -4.967053879312289e-09)
+
+
+def factorial_tail(bits: int) -> tuple[float, ...]:
+    """What follows after :func:`inverse_factorials`, as single numbers."""
+    if bits == 64:
+        return (
+            0.0001984126984126984,
+            2.48015873015873e-05,
+            2.7557319223985893e-06,
+            2.755731922398589e-07,
+            2.505210838544172e-08,
+            2.08767569878681e-09,
+            1.6059043836821613e-10,
+        )
+    return 0.0416666679084301, 0.008333333767950535, 0.0013888889225199819, 0.00019841270113829523
 
 
 ATANH_TAIL = {bits: atanh_tail(bits) for bits in (64, 32)}

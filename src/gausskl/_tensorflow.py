@@ -18,12 +18,15 @@ Shape = tuple[Any, ...]
 
 inf, nan = math.inf, math.nan
 float16, bfloat16, float32, float64 = tf.float16, tf.bfloat16, tf.float32, tf.float64
+int64 = tf.int64
 
 # The same functions by other names.
-abs, exp, expm1, log, log1p, sqrt = tf.abs, tf.exp, tf.math.expm1, tf.math.log, tf.math.log1p, tf.sqrt
-all, any, max, mean, sum = tf.reduce_all, tf.reduce_any, tf.reduce_max, tf.reduce_mean, tf.reduce_sum
-broadcast_to, reshape, zeros_like = tf.broadcast_to, tf.reshape, tf.zeros_like
-matrix_transpose, maximum = tf.linalg.matrix_transpose, tf.maximum
+abs, exp, expm1, floor, log, log1p, sqrt = tf.abs, tf.exp, tf.math.expm1, tf.floor, tf.math.log, tf.math.log1p, tf.sqrt
+all, any, max, mean = tf.reduce_all, tf.reduce_any, tf.reduce_max, tf.reduce_mean
+min, sum = tf.reduce_min, tf.reduce_sum
+broadcast_to, ones_like, reshape, zeros_like = tf.broadcast_to, tf.ones_like, tf.reshape, tf.zeros_like
+argsort, sort = tf.argsort, tf.sort
+matrix_transpose, maximum, minimum = tf.linalg.matrix_transpose, tf.maximum, tf.minimum
 
 
 def matmul(a: Array, b: Array) -> Array:

@@ -254,9 +254,10 @@ _jobs: dict[Any, fast.Job | str] = {}
 
 def _job(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bool) -> fast.Job | str:
     """What a leaf is to do, or why none serves the pair; found out once for Gaussians of the same forms."""
-    known = type(p) is Gaussian and p.form.plain and (q is None or (type(q) is Gaussian and q.form.plain))
+    form_p, form_q = p.form, None if q is None else q.form
+    known = form_p.plain and (form_q is None or form_q.plain)
     if known:
-        key = p.form, q and q.form, per_dim, path, precise
+        key = form_p, form_q, per_dim, path, precise
         job = _jobs.get(key)
         if job is not None:
             return job
@@ -268,7 +269,7 @@ def _job(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: boo
         _can_serve(path, fast.ANY, precise)
         return fast.ANY
     pair = Pair(p, q, per_dim)
-    forms = (p.form,) if q is None else (p.form, q.form)
+    forms = (form_p,) if form_q is None else (form_p, form_q)
     job = PATH_ASKED if path == "generic" else fast.job(forms, pair.batch_shape, per_dim, precise, path)
     if isinstance(job, str):
         _can_serve(path, job, precise)
@@ -295,9 +296,14 @@ def _by_leaf(
             result, suspect = job.leaf.divergence(job, _arrays(p, q), reduction)
         except fast.CannotCompile as error:
             obstacle = fast.give_up(job.path, error)
+        except TypeError:  # a kernel does not take the arrays: are they on another device by now?
+            before = p.form, q and q.form
+            if before == (p.look_anew(), q and q.look_anew()):
+                raise
+            return None
         else:
             if suspect is not None and (validate or (validate is None and job.path == "numba")):
-                _diagnosis.judge(suspect, p, standard_normal(p) if q is None else q, job.precise)
+                _diagnosis.judge(suspect, p, standard_normal(p) if q is None else q, job.computed_in)
             return result
     _can_serve(path, obstacle, job.precise)
     return None

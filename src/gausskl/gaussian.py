@@ -24,7 +24,8 @@ STRUCTURE = {
 class Form:
     """What is known of a Gaussian without its values. Gaussians share it, so that it is found out once.
 
-    A ``plain`` form belongs to arrays that are exactly NumPy's, CuPy's or torch's, with values in memory.
+    A ``plain`` form belongs to arrays that are exactly NumPy's, CuPy's or torch's, with values in memory. ``seen`` is
+    what each array was like when the form was found.
     """
 
     __slots__ = (
@@ -33,10 +34,15 @@ class Form:
         "event_size",
         "keyword",
         "library",
+        "mean_dtype",
+        "mean_shape",
         "ndims",
         "on_gpu",
         "packing",
         "plain",
+        "seen",
+        "spread_dtype",
+        "spread_shape",
         "untyped",
     )
 
@@ -46,10 +52,20 @@ class Form:
         self.event_size = _checks.event_size(mean)
         self.batch_shape = _checks.batch_shape(mean, spread)
         self.library = _namespace.library_of(mean)
-        self.dtypes = tuple(_namespace.name_of_dtype(array.dtype) for array in (mean, *spread.values()))
-        self.ndims = tuple(len(array.shape) for array in (mean, *spread.values()))
+        arrays = mean, *spread.values()
+        self.dtypes = tuple(_namespace.name_of_dtype(array.dtype) for array in arrays)
+        self.ndims = tuple(len(array.shape) for array in arrays)
         self.on_gpu = _namespace.is_on_gpu(mean)
+        self.seen = _seen(arrays)
+        (self.mean_shape, self.mean_dtype, _), (self.spread_shape, self.spread_dtype, _), *more = self.seen
+        if more or self.on_gpu:  # these two do not say it all; memory of a CPU no kernel takes once it is elsewhere
+            self.mean_shape = None
         self.plain = False
+
+
+def _seen(arrays: tuple[Array, ...]) -> tuple[Any, ...]:
+    """What can change of arrays beside their values."""
+    return tuple((array.shape, array.dtype, getattr(array, "device", None)) for array in arrays)
 
 
 MOST_FORMS = 1024
@@ -70,6 +86,9 @@ def _form(keyword: str, packing: str | None, mean: Array, spread: dict[str, Arra
             _forms.clear()
         _forms[key] = form
     return form
+
+
+NOTHING: dict[str, Any] = {}
 
 
 class Gaussian:
@@ -137,6 +156,11 @@ class Gaussian:
     ValueError
         If shapes do not fit, or if the arrays are on two devices. Values are not looked at here.
 
+    Notes
+    -----
+    Arrays may change afterwards, in values and in shape, dtype or device: whatever uses the Gaussian sees them as they
+    are then, and raises these errors if they no longer fit.
+
     Examples
     --------
     >>> import gausskl as gk
@@ -144,7 +168,7 @@ class Gaussian:
     Gaussian(numpy float64, batch=(), d=3, std)
     """
 
-    __slots__ = ("arrays", "form", "mean")
+    __slots__ = ("_form", "_numbers", "arrays", "mean")
 
     def __init__(
         self,
@@ -185,31 +209,64 @@ class Gaussian:
             spread["cov_diag"] = cov_diag
         signature = _namespace.signature(mean, *spread.values())
         form = None if signature is None else _forms.get((signature, packing, *spread))
+        self._numbers: dict[str, Any] = NOTHING  # what was given without a library or dtype
         if form is None:
             keyword = _checks.one_spread(spread, packing)
+            self._numbers = {k: v for k, v in {"mean": mean, **spread}.items() if _namespace.is_plain(v)}
             spread, untyped = _namespace.adopt({"mean": mean, **spread})
             mean = spread.pop("mean")
             form = _form(keyword, packing, mean, spread, untyped)
-        self.form: Form = form
+        self._form: Form = form
         self.mean = mean
         self.arrays: tuple[Array, ...] = tuple(spread.values())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as it was said: the arrays may come back on another device, where another form is theirs."""
         mean, spread = self.mean, self.spread
-        if self.form.untyped:
+        if self._form.untyped:
             mean, spread = mean.tolist(), {k: v if k == "packing" else v.tolist() for k, v in spread.items()}
         return _said, (mean, spread)
 
     @property
+    def form(self) -> Form:
+        """What is known without the values; found out anew if the arrays are no longer what they were."""
+        form, mean, spread = self._form, self.mean, self.arrays[0]
+        if (
+            mean.shape == form.mean_shape
+            and mean.dtype is form.mean_dtype
+            and spread.shape == form.spread_shape
+            and spread.dtype is form.spread_dtype
+        ):
+            return form  # one by one: a loop over the two would take as long as a fifth of a small call
+        if form.library in _namespace.UNCHANGEABLE or form.seen == _seen((mean, *self.arrays)):
+            return form
+        return self.look_anew()
+
+    def look_anew(self) -> Form:
+        """Make the Gaussian again of its arrays as they are now; numbers beside them follow them."""
+        said = {"mean": self.mean, **self.spread}
+        now = _seen((self.mean, *self.arrays))
+        for name, before, after in zip(list(said), self._form.seen, now, strict=False):
+            if before == after and name in self._numbers:
+                said[name] = self._numbers[name]
+        try:
+            for name, array in said.items():
+                _namespace.has_memory(name, array)
+            again = Gaussian(**said)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"the arrays of a Gaussian changed after it was made: {error}") from error
+        self._form, self.mean, self.arrays = again._form, again.mean, again.arrays
+        return self._form
+
+    @property
     def keyword(self) -> str:
         """The keyword that described the spread; "low_rank" for ``cov_factor`` and ``cov_diag``."""
-        return self.form.keyword
+        return self._form.keyword
 
     @property
     def packing(self) -> str | None:
         """The order of the numbers in ``packed_tril``."""
-        return self.form.packing
+        return self._form.packing
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -254,8 +311,12 @@ class Gaussian:
         return to_torch_distribution(self)
 
     def __repr__(self) -> str:
-        library, dtype = _namespace.library_of(self.mean), _namespace.name_of_dtype(self.mean.dtype)
-        return f"Gaussian({library} {dtype}, batch={self.batch_shape}, d={self.event_size}, {self.keyword})"
+        try:
+            form = self.form
+        except (TypeError, ValueError):
+            return f"Gaussian({self.keyword}, of arrays that changed and no longer fit)"
+        library, dtype, batch, d = form.library, form.dtypes[0], form.batch_shape, form.event_size
+        return f"Gaussian({library} {dtype}, batch={batch}, d={d}, {self.keyword})"
 
 
 def _said(mean: Array, spread: dict[str, Any]) -> Gaussian:

@@ -5,14 +5,16 @@ This module is the table: which Gaussians a leaf serves. The leaves import their
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import math
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +41,7 @@ LEAVES = {
     ("cuda", "torch"): "_torch_cuda",
     ("cupy", "cupy"): "_cupy",
 }
+DISABLED = "NUMBA_DISABLE_JIT keeps Numba from compiling"
 ANY = "the array-API formulas serve every library and every pair"
 
 
@@ -159,9 +162,37 @@ class CannotCompile(Exception):
     """No kernel can be had, whatever the reason."""
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold one Ctrl-C back until a block is done; a second one is answered at once.
+
+    A library that is imported by half, or a kernel that is made by half, could not be had again in this process.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    held: list[tuple[int, Any]] = []
+
+    def hold(number: int, frame: Any) -> None:
+        held.append((number, frame))
+        signal.signal(signal.SIGINT, usual)
+
+    try:
+        if callable(usual):
+            signal.signal(signal.SIGINT, hold)
+    except ValueError:  # only the main thread is told of Ctrl-C
+        usual = None
+    try:
+        yield
+    finally:
+        if callable(usual):
+            signal.signal(signal.SIGINT, usual)
+            for number, frame in held:
+                usual(number, frame)
+
+
 def _import(name: str) -> Any:
     try:
-        return importlib.import_module(f".{name}", __name__)
+        with uninterrupted():
+            return importlib.import_module(f".{name}", __name__)
     except Exception as error:
         raise CannotCompile(f"{type(error).__name__}: {error}") from error
 
@@ -191,8 +222,9 @@ def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool, pre
         obstacle = _dense_on_gpu(path, keywords, dtypes, p.event_size, precise)
     if not obstacle and path != "cupy" and diagonal and len(keywords) > 1:
         obstacle = f"compiled kernels are for two spreads of one kind, not for {' and '.join(keywords)}"
-    if obstacle or _missing(path) or path in _broken:
-        return obstacle or _missing(path) or _broken[path]
+    obstacle = obstacle or _missing(path) or _broken.get(path, "") or (_disabled() if path == "numba" else "")
+    if obstacle:
+        return obstacle
     two_axes = len(batch_shape) == 1 and {ndim for form in forms for ndim in form.ndims} == {2}
     spreads = tuple((form.keyword, form.packing) for form in forms)
     bits = max(32, int(p.dtypes[0].removeprefix("b").removeprefix("float")))
@@ -259,6 +291,13 @@ def is_installed(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
+def _disabled() -> str:
+    """Whether Numba has been told to compile nothing, found out without importing it."""
+    config = sys.modules.get("numba.core.config")
+    said = os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
+    return DISABLED if (getattr(config, "DISABLE_JIT", said) if config else said) else ""
+
+
 def _interprets() -> bool:
     """Whether Triton has been told to run its kernels without a GPU, step by step."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -266,8 +305,10 @@ def _interprets() -> bool:
 
 def obstacle_now(job: Job) -> str:
     """Why a leaf does not serve its job here and now; "" if it does."""
-    if job.path in _broken or job.library != "torch":
-        return _broken.get(job.path, "")
+    if job.path in _broken:
+        return _broken[job.path]
+    if job.library != "torch":
+        return ""
     try:
         return str(job.leaf.obstacle())
     except CannotCompile as error:

@@ -10,7 +10,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from ._lanes import BYTES, FLOAT, I64, Lanes, sqrt, vector
+from ._lanes import BYTES, FLOAT, I32, I64, Lanes, sqrt, vector
 from ._operations import fma
 from ._wide import Number, Wide, of_lanes
 
@@ -83,6 +83,13 @@ class Arithmetic:
     def constant(self, value: float) -> Number:
         """A number in every lane."""
         return self.of(Lanes(self.builder, 64, ir.Constant(VECTOR, [value] * LANES)))
+
+    def whole(self, x: Index) -> Lanes:
+        """A whole number that is known when the kernel runs, in every lane."""
+        number = self.builder.sitofp(self.index(x), FLOAT[64])
+        first = self.builder.insert_element(ir.Constant(VECTOR, ir.Undefined), number, I32(0))
+        zeros = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
+        return Lanes(self.builder, 64, self.builder.shuffle_vector(first, ir.Constant(VECTOR, ir.Undefined), zeros))
 
     def of(self, x: Lanes) -> Number:
         """Floats as entries."""

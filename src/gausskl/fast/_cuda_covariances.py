@@ -44,8 +44,8 @@ FUNCTION bool factor(double* x, const int* unit) {
   bool good = true;
   EACH(i, 0, D) EACH(j, 0, i + 1) x[AT(i, j)] = scaled(x[AT(i, j)], -unit[i] - unit[j]);
   EACH(i, 0, D) {
-    const double pivot = x[AT(i, i)] - row_of_factor(x, i);
-    good &= pivot > 0.0 && pivot < INFINITE;
+    const double whole = x[AT(i, i)], pivot = whole - row_of_factor(x, i);
+    good &= pivot > (D + 1) * 0x1p-52 * whole && pivot < INFINITE;
     x[AT(i, i)] = 1.0 / pivot;
   }
   EACH(i, 0, D) x[AT(i, i)] = sqrt(x[AT(i, i)]);
@@ -115,8 +115,10 @@ LESS = {
     "std": "const double s = scaled(gausskl_wide(given[i]), -unit), square = s * s;\n"
     "  return x - square - fma(s, s, -square);",
     "var": "return x - scaled(gausskl_wide(given[i]), -2 * unit);",
-    "log_std": "return x - scaled(exp(2.0 * given[i]), -2 * unit);",
-    "log_var": "return x - scaled(exp((double)given[i]), -2 * unit);",
+    "log_std": "const Sum var = exact_exp(2.0 * given[i]);\n"
+    "  return x - scaled(var.high, -2 * unit) - scaled(var.low, -2 * unit);",
+    "log_var": "const Sum var = exact_exp((double)given[i]);\n"
+    "  return x - scaled(var.high, -2 * unit) - scaled(var.low, -2 * unit);",
     "standard": "return x - 1.0;",
 }
 LESS_PRODUCTS = """
@@ -208,7 +210,7 @@ FUNCTION double divergence(const T* mean_p, const T* spread_p, const T* mean_q, 
     EACH(i, 0, D) {
       double *row = w + AT(i, 0), r = l[AT(i, i)], a = row[i];
       EACH(j, 0, i + 1) row[j] = scaled(row[j], own[i] - unit[i]);
-      sum += whitened_row(w, l + AT(i, 0), 1.0 / r, r, i, a, own[i] - unit[i], close);
+      sum += whitened_row(w, l + AT(i, 0), 1.0 / r, r, i, a, own[i] - unit[i], 0.0, close);
     }
   }
   EACH(i, 0, D) {

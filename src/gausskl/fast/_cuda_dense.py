@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _exact
 from .._checks import asymmetry
 from . import DENSE_ON_GPU, DIAGONAL, LARGEST_ON_GPU, Job, _cuda_covariances, _terms
 from ._cuda_source import DIALECT, TYPE, WIDE
@@ -42,6 +43,8 @@ def source(spreads: Any, bits: int, d: int) -> str:
     # All that float32 can hold, and its squares, are well within the range of float64; exponentials may not be.
     parts.append(SCALED if bits == 64 or any(k.startswith("log") for k in (p, q)) else UNSCALED)
     parts += [NORMALIZED, _gap()]
+    if any(k.startswith("log") for k in (p, q)):
+        parts.append(_exp())
     parts += [_row(side, *spread) for side, spread in zip("pq", spreads, strict=True) if spread[0] != "cov"]
     parts.append(WHITENED)
     if "cov" in (p, q):
@@ -118,6 +121,22 @@ def _gap() -> str:
     return GAP % {"lines": lines, "result": result.name}  # type: ignore[attr-defined]
 
 
+def _exp() -> str:
+    program = Program(64, DIALECT, "v")
+    high, low = _exact.exp(program.symbol("x"), xp=program)
+    lines = "\n".join(f"  {line}" for line in program.lines(high, low))
+    return EXP % {"lines": lines, "high": high.name, "low": low.name}
+
+
+EXP = """
+struct Sum { double high, low; };
+
+// e^x without rounding it to one number.
+FUNCTION Sum exact_exp(double x) {
+%(lines)s
+  return {%(high)s, %(low)s};
+}
+"""
 GAP = """
 // G(a, b) = a/b - 1 - log(a/b) from x = (a - b)/b and a/b, which is in [2^-512, 2^512].
 FUNCTION double gap(double x, double ratio) {
@@ -161,6 +180,17 @@ FUNCTION bool row_SIDE(const T* given, double* row, int i, unsigned&) {
   return row[i] > 0.0LIMIT;
 }
 """
+# What row i of a factor was rounded by.
+REST = """
+FUNCTION double rest_SIDE(const T* given, int i, double std) {
+  VALUE
+}
+"""
+RESTS = {
+    "var": "return fma(-std, std, gausskl_wide(given[i])) / (2.0 * std);",
+    "log_std": "const Sum whole = exact_exp((double)given[i]);\n  return (whole.high - std) + whole.low;",
+    "log_var": "const Sum whole = exact_exp(0.5 * given[i]);\n  return (whole.high - std) + whole.low;",
+}
 STD = {
     "std": "gausskl_wide(given[i])",
     "var": "sqrt(gausskl_wide(given[i]))",
@@ -171,13 +201,15 @@ STD = {
 
 
 def _row(side: str, keyword: str, packing: str | None) -> str:
+    rest = REST.replace("SIDE", side).replace("VALUE", RESTS.get(keyword, "return 0.0;"))
     if keyword in STD:
         limit = " && row[i] < INFINITE" if side == "q" else ""  # of p, the divergence is infinite
-        return ROW_OF_DIAGONAL.replace("SIDE", side).replace("STD", STD[keyword]).replace("LIMIT", limit)
+        limit += " && gausskl_wide(given[i]) < INFINITE" if keyword.startswith("log") else ""
+        return ROW_OF_DIAGONAL.replace("SIDE", side).replace("STD", STD[keyword]).replace("LIMIT", limit) + rest
     text = ROW_OF_FACTOR.replace("SIDE", side).replace("ABOVE", "" if packing else ABOVE)
     for where in (("i", "i"), ("i", "j")):
         text = text.replace("PLACE({}, {})".format(*where), PLACE[packing].format(*where))
-    return text
+    return text + rest
 
 
 WHITENED = """
@@ -190,8 +222,10 @@ FUNCTION double whitened_mean(double delta, double* z, const double* l, double r
 
 // Row i of E = L_q^-1 (L_p - L_q) in the place of that of L_p; what it adds to the divergence. With b = L_q,ii, r = 1/b
 // and L_p,ii = a 2^k. L_q is taken off the columns of L_p whose diagonal entry is within a factor of 2 of that of L_q.
-FUNCTION double whitened_row(double* e, const double* l, double b, double r, int i, double a, int k, unsigned& close) {
-  const double here = e[AT(i, i)], t = (here - b) * r;
+// The rest is what the difference of the two diagonal entries was rounded by when they were made.
+FUNCTION double whitened_row(
+    double* e, const double* l, double b, double r, int i, double a, int k, double rest, unsigned& close) {
+  const double here = e[AT(i, i)], t = ((here - b) + rest) * r;
   const bool less = !UNIT && !DIAGONAL_P && here <= 2.0 * b && b <= 2.0 * here;
   close |= (unsigned)less << i;
   double sum = 0.0;
@@ -219,10 +253,12 @@ FUNCTION double divergence(const T* mean_p, const T* spread_p, const T* mean_q, 
     const double delta = DELTA(i);
     good &= row_q(spread_q, l, i, flipped_q) && delta == delta;
     good &= row_p(spread_p, row, i, flipped_p);
+    const double rest = rest_p(spread_p, i, row[i]) - rest_q(spread_q, i, l[i]);
     const int unit = normalized(l, i), own = exponent(row[i]);
     const double a = scaled(row[i], -own), r = 1.0 / l[i];
     EACH(j, 0, i + 1) row[j] = scaled(row[j], -unit);
-    sum += whitened_row(e, l, l[i], r, i, a, own - unit, close) + whitened_mean(scaled(delta, -unit), z, l, r, i);
+    sum += whitened_row(e, l, l[i], r, i, a, own - unit, scaled(rest, -unit), close);
+    sum += whitened_mean(scaled(delta, -unit), z, l, r, i);
   }
   return good ? sum == sum ? sum : INFINITE : NOTHING;
 }

@@ -52,6 +52,8 @@ _FUNCTIONS = {
         ("exp", "exp", 1),
         ("log", "log", 1),
         ("expm1", "expm1", 1),
+        ("log1p", "log1p", 1),
+        ("floor", "floor", 1),
         ("fma", "fma", 3),
     )
     for bits in (32, 64)

@@ -18,7 +18,7 @@ from ._lanes import BYTES, Lanes
 from ._matrices import only_if, packed_place, sign_of_column, where_number
 from ._operations import where
 from ._sides import Side
-from ._tiles import Tile, cholesky, solve, solve_transposed
+from ._tiles import Tile, solve, solve_transposed
 from ._wide import Number
 
 
@@ -43,7 +43,7 @@ class Gradients:
             self._square()
         else:
             if pair.has_cov(pair.p):
-                cholesky(pair.p.cov, pair.p.factor)
+                pair.factor_matrix(pair.p)
             solve(pair.q.factor, pair.difference(), pair.x)
             solve(pair.q.factor, pair.x.mT, pair.w.mT)
         w = pair.w
@@ -62,11 +62,11 @@ class Gradients:
     def _from_distance(self) -> None:
         """The diagonal of E, whatever its columns are, and 0 above it."""
         pair, a = self.pair, self.a
-        p, q, x = pair.p.factor, pair.q.factor, pair.x
+        q, x = pair.q.factor, pair.x
         with a.each(0, pair.n) as j:
             with a.each(0, j) as i:
                 x.put(a.constant(0.0), i, j)
-            x.put((p.tile(j, j) - q.tile(j, j)) * q.reciprocal(j), j, j)
+            x.put(pair.of_diagonals(j) * q.reciprocal(j), j, j)
 
     def _square(self) -> None:
         """E + E^T + E E^T into w, its lower triangle."""

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import pickle
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +26,7 @@ from numba.core.runtime import rtsys
 from numba.misc import appdirs
 
 DIGEST = 32
+MOST_LINKS = 40  # as many as Linux follows
 
 
 class Cache:
@@ -52,7 +54,7 @@ class Cache:
         with contextlib.suppress(Exception):  # then it is not kept
             data = serialize.dumps((_needed(compiled), compiled._reduce()))
             path = self._path(signature, compiled.target_context)
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(path.parent)
             if not _is_ours(path.parent):
                 return
             with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
@@ -85,10 +87,41 @@ def _needed(compiled: Any) -> list[str]:
     return [name for name in declared if not name.startswith("llvm.")]
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether nobody else can write to a folder: what lies in it is executed."""
-    status = path.stat()
-    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can write to a folder, or put another one in its place: what lies in it is executed.
+
+    Each folder on the way there, from the root on and through symbolic links, has to be ours or the system's, and
+    closed to others or, as ``/tmp`` is, sticky: there nobody can replace what others own.
+    """
+    if not hasattr(os, "getuid"):
+        return True
+    known = os.getuid(), 0
+    todo = [*reversed(folder.absolute().parts)]
+    at, links = Path(todo.pop()), 0
+    while todo:
+        status = at.stat()
+        if status.st_uid not in known or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
+            return False
+        name = todo.pop()
+        entry = at.parent if name == ".." else at / name
+        status = entry.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            target, links = Path(os.readlink(entry)), links + 1
+            if status.st_uid not in known or links > MOST_LINKS:
+                return False
+            todo += reversed(target.parts)
+            at = Path(todo.pop()) if target.is_absolute() else at
+        else:
+            at = entry
+    status = at.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, and those above it, for nobody but us."""
+    for path in (*reversed(folder.parents), folder):
+        if not path.exists():
+            path.mkdir(mode=0o700, exist_ok=True)
 
 
 @functools.cache

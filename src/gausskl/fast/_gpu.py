@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .._pairs import AS_LOG_STD, AS_STD, DIAGONAL
+from .._pairs import DIAGONAL, LOGARITHM
 from ._partials import Spreads, four, partials
 from ._symbols import Program, Symbol
 from ._terms import FORMULAS
@@ -33,16 +33,15 @@ def names(spreads: Spreads) -> tuple[str, ...]:
 def quick(spreads: Spreads, bits: int, dialect: Dialect, gradients: bool = False) -> Lines | None:
     """The terms, or the partial derivatives, and whether they do not hold; None where there are no such formulas."""
     keywords = [keyword for keyword, _ in spreads]
-    family: Any = next((some for some in (AS_STD, AS_LOG_STD) if set(keywords) <= set(some)), None)
-    if family is None:
-        return None
-    program = Program(bits, dialect, "v")
-    given = [program.symbol(name) for name in names(spreads)]
     known = keywords[0]
+    program = Program(bits, dialect, "v")
+    given: list[Any] = [program.symbol(name) for name in names(spreads)]
     if len(set(keywords)) > 1:
-        known = next(iter(family))
+        if not set(keywords) <= set(LOGARITHM):
+            return None
+        known = "log_std"
         for k, keyword in enumerate(keywords):
-            given[2 * k + 1] = family[keyword](given[2 * k + 1], xp=program)
+            given[2 * k + 1] = LOGARITHM[keyword](given[2 * k + 1], xp=program)
     formula = FORMULAS[known, len(spreads) == 1]
     terms, mark = formula.terms(*given)
     outside = (mark < 0) | mark.at_least(2 ** (bits - 2))

@@ -11,15 +11,17 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from ._arithmetic import LANES, Arithmetic, Index, Value, parts, rounded
-from ._lanes import I64, Lanes, sqrt
+from ._lanes import BYTES, I64, Lanes, sqrt
 from ._operations import where
-from ._terms import exp
 from ._tiles import Factor, Tile
 from ._transfer import entry as place_of
-from ._wide import Number, Wide, difference, square
+from ._wide import Number, Wide, difference, of_lanes, square
 from ._wide import exp as wide_exp
 
 SYMMETRY = {64: 2.0**-26, 32: 2.0**-12}
+
+
+EPS = {False: 2.0**-52, True: 2.0**-104}  # of an entry, as a float or with twice its digits
 
 
 # What was read, as tiles.
@@ -153,8 +155,17 @@ def sign_of_column(a: Arithmetic, raw: Value, d: Value, packing: str | None, j: 
     return rounded(a.constant(0.0)).above(entry(j, j))
 
 
-def diagonal(raw: Value, keyword: str, into: Factor, d: Value, flaws: Flaws) -> None:
-    """A diagonal as a factor."""
+def definite(matrix: Tile, factor: Factor, d: Value, flaws: Flaws) -> None:
+    """Note the matrices of which a pivot cannot be told from 0: see ``_linalg.factor_of_definite``."""
+    a = matrix.arithmetic
+    least = EPS[a.wide] * (a.whole(d) + 1.0)
+    with a.each(0, d) as i:
+        root = rounded(factor.tile(i, i))
+        flaws.add((root * root).above(least * rounded(matrix(i, i))), rounded(a.constant(0.0)))
+
+
+def diagonal(raw: Value, keyword: str, into: Factor, rest: Value, d: Value, flaws: Flaws) -> None:
+    """A diagonal as a factor, and what its entries were rounded by into a vector of floats."""
     tile = into.tile
     a = tile.arithmetic
     zero = rounded(a.constant(0.0))
@@ -164,24 +175,25 @@ def diagonal(raw: Value, keyword: str, into: Factor, d: Value, flaws: Flaws) -> 
         given = a.lanes(place_of(a.builder, raw, i))
         if "log" not in keyword:
             flaws.add(given.above(zero), zero)
-        tile.put(_std(a, given, keyword), i, i)
+        std = _std(given, keyword)
+        tile.put(std if a.wide else std.high, i, i)
+        a.put_lanes(std.low, a.beyond(rest, a.times(i, BYTES)))
     with a.each(d, tile.n) as i:
         tile.put(a.constant(1.0), i, i)
+        a.put_lanes(zero, a.beyond(rest, a.times(i, BYTES)))
     _reciprocals(into)
 
 
-def _std(a: Arithmetic, given: Lanes, keyword: str) -> Number:
+def _std(given: Lanes, keyword: str) -> Wide:
+    """Standard deviations; NaN where those of a logarithm, or their squares, would leave the range."""
     if keyword == "std":
-        return a.of(given)
+        return of_lanes(given)
     if keyword == "var":
-        return a.sqrt(a.of(given))
-    return _exp(a, given if keyword == "log_std" else 0.5 * given)
-
-
-def _exp(a: Arithmetic, t: Lanes) -> Number:
-    """e^t; NaN where that, or its square, would leave the range."""
-    value = wide_exp(t) if a.wide else exp(t)
-    return where_number(t.at_most(300.0), value, a.constant(float("nan")))
+        return of_lanes(given).sqrt()
+    log_std = given if keyword == "log_std" else 0.5 * given
+    nothing = given.filled(float("nan"))
+    std, inside = wide_exp(log_std), log_std.at_most(300.0)
+    return Wide(where(inside, std.high, nothing), where(inside, std.low, nothing))
 
 
 def variance(a: Arithmetic, raw: Value, keyword: str, i: Value) -> Number:
@@ -191,8 +203,7 @@ def variance(a: Arithmetic, raw: Value, keyword: str, i: Value) -> Number:
         return square(given)
     if keyword == "var":
         return a.of(given)
-    log_var = 2.0 * given if keyword == "log_std" else given
-    return wide_exp(log_var) if a.wide else exp(log_var)
+    return wide_exp(2.0 * given if keyword == "log_std" else given)
 
 
 def any_of(builder: Any, condition: Lanes) -> Value:

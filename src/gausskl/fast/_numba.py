@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numba
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 
 from .. import _blocks
-from . import CannotCompile, Job, _disk, _threads
+from . import DISABLED, CannotCompile, Job, _disk, _threads, uninterrupted
 from ._rows import as_rows
 
 Array = Any
@@ -33,15 +34,22 @@ def kernel(module: str, kind: str, *key: Any) -> Any:
 
     It is what the function ``kind`` of a module of kernels makes for a key.
     """
+    if numba.config.DISABLE_JIT:  # by an environment variable, or by Numba's own file
+        raise CannotCompile(DISABLED)
     try:
-        dispatcher, signature = getattr(importlib.import_module(f".{module}", __package__), kind)(*key)
-        with global_compiler_lock:
-            if not dispatcher.signatures:  # another thread may have been here
-                dispatcher._cache = _disk.Cache("-".join([kind, *map(_spelt, key)]))
-                dispatcher.compile(signature)
-                dispatcher.disable_compile()
+        with uninterrupted():
+            return _made(module, kind, key)
     except Exception as error:
         raise CannotCompile(f"{type(error).__name__}: {error}") from error
+
+
+def _made(module: str, kind: str, key: tuple[Any, ...]) -> Any:
+    dispatcher, signature = getattr(importlib.import_module(f".{module}", __package__), kind)(*key)
+    with global_compiler_lock:
+        if not dispatcher.signatures:  # another thread may have been here
+            dispatcher._cache = _disk.Cache("-".join([kind, *map(_spelt, key)]))
+            dispatcher.compile(signature)
+            dispatcher.disable_compile()
     return dispatcher
 
 
@@ -102,6 +110,6 @@ def _by_formula(job: Job, arrays: Sequence[Array], events: Sequence[int], part: 
 
 def reduced(job: Job, values: Array, reduction: str) -> Array:
     """Sum or mean of the results, in float64. NumPy sums in pairs, by the number of them alone."""
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         whole = np.add.reduce(values, axis=None, dtype=np.float64)
         return np.asarray(whole if reduction == "sum" else whole / np.float64(job.count), values.dtype)

@@ -16,7 +16,7 @@ def work_bytes(n: int, wide: bool, gradients: bool) -> int:
     """Bytes that a kernel needs to work with matrices of ``n`` rows, filled up to whole blocks."""
     size = 2 * BYTES if wide else BYTES
     tiles, raws = (8, 3) if gradients else (6, 2)
-    return (tiles * n * n + 6 * n) * size + (raws * n * n + 4 * n + 64) * BYTES
+    return (tiles * n * n + 6 * n) * size + (raws * n * n + 6 * n + 64) * BYTES
 
 
 class Space:
@@ -63,6 +63,7 @@ class Side:
         self.keyword, self.packing = keyword, packing
         self.mean, self.raw = space.raw(False), space.raw(True)
         self.cov, self.factor, self.flaws = space.tile(), space.factor(), space.flaws()
+        self.rest = space.floats()  # what the standard deviations of a diagonal were rounded by
 
     def stay_where_read(self, d: Value) -> None:
         """Take what is read for the tile of the covariance, if it has whole blocks."""
@@ -85,7 +86,7 @@ class Side:
         _transfer.read(a, source, first, left, sizes, self.raw)
         self.flaws.clear()
         if self.is_diagonal:
-            _matrices.diagonal(self.raw, self.keyword, self.factor, d, self.flaws)
+            _matrices.diagonal(self.raw, self.keyword, self.factor, self.rest, d, self.flaws)
         elif self.keyword in ("scale_tril", "packed_tril"):
             _matrices.factor(self.raw, self.factor, d, self.flaws, self.packing)
         else:

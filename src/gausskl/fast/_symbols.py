@@ -86,6 +86,10 @@ class Program:
         """Natural logarithm."""
         return self.emit("log", FLOAT, x)
 
+    def log1p(self, x: Symbol) -> Symbol:
+        """Logarithm of 1 + x."""
+        return self.emit("log1p", FLOAT, x)
+
     def exp(self, x: Symbol) -> Symbol:
         """Exponential."""
         return self.emit("exp", FLOAT, x)
@@ -97,6 +101,10 @@ class Program:
     def sqrt(self, x: Symbol) -> Symbol:
         """Square root."""
         return self.emit("sqrt", FLOAT, x)
+
+    def floor(self, x: Symbol) -> Symbol:
+        """The largest whole number that is not above it."""
+        return self.emit("floor", FLOAT, x)
 
     def abs(self, x: Symbol) -> Symbol:
         """Absolute value."""

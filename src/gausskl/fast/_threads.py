@@ -97,4 +97,5 @@ def _start(work: Callable[[], int], helpers: int) -> list[Future[int]]:
 
 
 def _work_if(counted: Future[bool], work: Callable[[], int]) -> int:
-    return work() if counted.result() else 0
+    with np.errstate(all="ignore"):  # what the caller has said about warnings holds in its own thread
+        return work() if counted.result() else 0

@@ -11,7 +11,7 @@ import torch
 from torch._C._functorch import is_legacy_batchedtensor
 
 from . import CannotCompile, Job, _numba, give_up
-from ._torch_follows import by_formulas, followed, obstacle, of_each
+from ._torch_follows import by_formulas, followed, keep, kept, obstacle, of_each
 
 Tensor = Any
 
@@ -52,20 +52,21 @@ class _Divergence(torch.autograd.Function):
         values, special = job.engine.by_row(job, _arrays(tensors))
         seen.append(None if special is None else values)
         ctx.job, ctx.reduction, ctx.special = job, reduction, special
-        ctx.save_for_backward(*tensors)
+        keep(ctx, tensors)
         return torch.from_numpy(values if reduction == "none" else _numba.reduced(job, values, reduction))
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
-        job, tensors, wanted = ctx.job, ctx.saved_tensors, ctx.needs_input_grad[3:]
+        job, tensors, wanted = ctx.job, kept(ctx), ctx.needs_input_grad[3:]
         plain = type(cotangent) is torch.Tensor and not is_legacy_batchedtensor(cotangent)
         gradients = None
         if plain and not torch.is_grad_enabled() and not obstacle():
             try:
-                weights = _weights(job, ctx.reduction, cotangent)
-                gradients = job.engine.gradients(job, _arrays(tensors), weights, wanted, ctx.special, _empty)
-                if gradients is not None and ctx.special is not None and not job.diagonal:
-                    _add_special(job, tensors, weights, wanted, ctx.special, gradients)
+                with np.errstate(all="ignore"):
+                    weights = _weights(job, ctx.reduction, cotangent)
+                    gradients = job.engine.gradients(job, _arrays(tensors), weights, wanted, ctx.special, _empty)
+                    if gradients is not None and ctx.special is not None and not job.diagonal:
+                        _add_special(job, tensors, weights, wanted, ctx.special, gradients)
             except CannotCompile as error:
                 give_up(job.path, error)
         if gradients is None:

@@ -28,6 +28,26 @@ def obstacle() -> str:
     return ""
 
 
+def keep(ctx: Any, tensors: tuple[Tensor, ...]) -> None:
+    """Save tensors for the way back."""
+    ctx.save_for_backward(*tensors)
+    ctx.seen = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+
+
+def kept(ctx: Any) -> tuple[Tensor, ...]:
+    """The tensors that were saved. Torch hands out whatever has become of them, and kernels check no bounds."""
+    tensors: tuple[Tensor, ...] = ctx.saved_tensors
+    for tensor, seen in zip(tensors, ctx.seen, strict=True):
+        if (tensor.shape, tensor.dtype, tensor.device) != seen:
+            shape, dtype, device = seen
+            raise ValueError(
+                f"a tensor had shape {tuple(shape)}, {dtype} on {device} when the divergence was computed, and has "
+                f"shape {tuple(tensor.shape)}, {tensor.dtype} on {tensor.device} now that its gradient is wanted: "
+                "compute the divergence again"
+            )
+    return tensors
+
+
 def of_each(job: Job, reduction: str, cotangent: Tensor) -> Tensor:
     """What each result counts in the loss, where the cotangent is that of all of them together."""
     if reduction == "none":

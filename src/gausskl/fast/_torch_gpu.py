@@ -14,7 +14,7 @@ import torch
 from torch._C._functorch import is_legacy_batchedtensor
 
 from . import CannotCompile, Job, give_up
-from ._torch_follows import followed, obstacle, of_each
+from ._torch_follows import followed, keep, kept, obstacle, of_each
 
 Tensor = Any
 
@@ -75,12 +75,12 @@ class _Divergence(torch.autograd.Function):
         values = job.leaf.values(job, tensors)
         seen.append(values)
         ctx.job, ctx.reduction = job, reduction
-        ctx.save_for_backward(*tensors)
+        keep(ctx, tensors)
         return _reduced(job, values, reduction, tensors[0].dtype)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
-        job, tensors, wanted = ctx.job, ctx.saved_tensors, ctx.needs_input_grad[3:]
+        job, tensors, wanted = ctx.job, kept(ctx), ctx.needs_input_grad[3:]
         cotangent = of_each(job, ctx.reduction, cotangent.to(dtype_of(job)))
         plain = type(cotangent) is torch.Tensor and not is_legacy_batchedtensor(cotangent)
         found = None
