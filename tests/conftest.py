@@ -1,5 +1,6 @@
 """The `xp` fixture: every test that takes it runs once per array library."""
 
+import itertools
 import os
 import sys
 
@@ -14,6 +15,10 @@ from helpers import Backend
 LIBRARIES = sorted({backend.library for backend in Backend})
 NAMESPACES = {}  # Backend -> namespace, for the backends under test
 NOT_TESTED = {}  # Backend -> why
+
+# XLA lays each program it compiles into maps of its own, and Linux grants a process 65530: 122 tests of low rank
+# took 23000 of them, and a whole session ended in a crash.
+PROGRAMS_KEPT_FOR = 60  # tests
 
 hypothesis.settings.register_profile(
     "ci",
@@ -77,9 +82,18 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("library", list(NAMESPACES), ids=str, indirect=True)
 
 
+@pytest.fixture(scope="session")
+def tests_so_far():
+    return itertools.count(1)
+
+
 @pytest.fixture
-def library(request):
+def library(request, tests_so_far):
     """The current `Backend`."""
+    if request.param is Backend.JAX and next(tests_so_far) % PROGRAMS_KEPT_FOR == 0:
+        import jax
+
+        jax.clear_caches()
     for mark in request.node.iter_markers("skip_xp_backend"):
         if mark.args[0] == str(request.param):
             pytest.skip(f"{request.param}: {mark.kwargs['reason']}")

@@ -283,6 +283,14 @@ def test_negative_diagonals_of_factors_are_turned_for_torch():
     torch.testing.assert_close(found, torch.tensor([[1.0, 0.0], [-0.5, 2.0]]))
 
 
+def test_a_low_rank_without_columns_becomes_a_diagonal_object_of_torch():
+    torch = with_torch()
+    obj = gk.Gaussian(torch.zeros(2), cov_factor=torch.zeros(3, 2, 0), cov_diag=torch.tensor([4.0, 9.0]))
+    obj = obj.to_torch_distribution()
+    assert (obj.batch_shape, obj.event_shape) == ((3,), (2,))
+    torch.testing.assert_close(obj.variance, torch.tensor([4.0, 9.0]).expand(3, 2))
+
+
 def test_only_tensors_become_objects_of_torch():
     with_torch()
     with pytest.raises(TypeError, match=r"^torch\.distributions takes tensors, and .* Gaussian are those of numpy$"):

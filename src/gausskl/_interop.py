@@ -186,7 +186,8 @@ def to_torch_distribution(g: Gaussian) -> Any:
     xp = _namespace.namespace(g.mean)
     dtype = _namespace.floating_dtype(xp, (g.mean, *g.arrays))
     mean, *arrays = (xp.astype(array, dtype) for array in (g.mean, *g.arrays))
-    kind, arrays = _pairs.ready(_pairs.Spread(g.keyword, g.packing), arrays, g.event_size, arrays[0].dtype, xp=xp)
+    spread, arrays = _pairs.without_empty_factor(_pairs.Spread(g.keyword, g.packing), arrays, xp=xp)
+    kind, arrays = _pairs.ready(spread, arrays, g.event_size, arrays[0].dtype, xp=xp)
     if kind == "low_rank":
         return distributions.LowRankMultivariateNormal(mean, *arrays)
     if kind in MATRIX:

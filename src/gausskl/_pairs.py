@@ -32,8 +32,8 @@ def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, dtyp
     arrays = [array if array.dtype == dtype else xp.astype(array, dtype) for array in arrays]
     mean_p, *spread_p = arrays[:size]
     mean_q, *spread_q = arrays[size:]
-    p, spread_p = _without_empty_factor(p, spread_p, xp=xp)
-    q, spread_q = _without_empty_factor(q, spread_q, xp=xp)
+    p, spread_p = without_empty_factor(p, spread_p, xp=xp)
+    q, spread_q = without_empty_factor(q, spread_q, xp=xp)
     if (p.keyword, q.keyword) in DIAGONAL:
         terms = DIAGONAL[p.keyword, q.keyword](*same_shape(mean_p, *spread_p, mean_q, *spread_q, xp=xp), xp=xp)
         return terms if per_dim else total(terms, xp=xp)
@@ -45,7 +45,7 @@ def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, dtyp
     return _dense_pair(mean_p - mean_q, side_p, side_q, xp=xp)
 
 
-def _without_empty_factor(spread: Spread, arrays: list[Array], *, xp: Any) -> tuple[Spread, list[Array]]:
+def without_empty_factor(spread: Spread, arrays: list[Array], *, xp: Any) -> tuple[Spread, list[Array]]:
     """A low rank without columns as the diagonal that it is."""
     if spread.keyword == "low_rank" and not arrays[0].shape[-1]:
         factor, diagonal = arrays
