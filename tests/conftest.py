@@ -9,7 +9,7 @@ import pytest
 from array_api_extra.testing import patch_lazy_xp_functions
 
 import helpers
-from gausskl import fast
+from gausskl._fast import leaves
 from helpers import Backend
 
 LIBRARIES = sorted({backend.library for backend in Backend})
@@ -48,7 +48,7 @@ def pytest_configure(config):
     device = config.getoption("torch_device")
     if device == "interpreter":  # Triton serves tensors of the CPU, step by step
         os.environ["TRITON_INTERPRET"] = "1"
-        fast.PATHS["torch", False] = "triton"
+        leaves.PATHS["torch", False] = "triton"
     else:
         helpers.TORCH_DEVICE = device
     required = config.getoption("require_backend")

@@ -7,7 +7,7 @@ from enum import Enum
 import array_api_compat
 import numpy as np
 
-from gausskl._namespace import namespace
+from gausskl._arrays.namespace import namespace
 
 TORCH_DEVICE = "cpu"  # --torch-device
 

@@ -7,7 +7,7 @@ import pytest
 from spreads import DIAGONAL, KEYWORDS, example, gaussian
 
 import gausskl as gk
-from gausskl import _blocks
+from gausskl._arrays import batches
 
 BATCHES = [((9,), (9,)), ((7, 1), (5,)), ((1, 6), (3, 1)), ((8,), ())]
 
@@ -21,7 +21,7 @@ every_block = pytest.mark.parametrize("block", [1, 20, 100])
 def test_blocks_keep_every_bit(a, b, batch_p, batch_q, block, monkeypatch):
     p, q = gaussian(np, example(a, batch_p)), gaussian(np, example(b, batch_q, seed=1))
     whole = gk.kl_divergence(p, q)
-    monkeypatch.setattr(_blocks, "BLOCK", block)
+    monkeypatch.setattr(batches, "BLOCK", block)
     np.testing.assert_array_equal(gk.kl_divergence(p, q), whole, strict=True)
 
 
@@ -30,13 +30,13 @@ def test_blocks_keep_every_bit(a, b, batch_p, batch_q, block, monkeypatch):
 def test_blocks_keep_the_axis_of_dimensions(a, b, block, monkeypatch):
     p, q = gaussian(np, example(a, (7, 1))), gaussian(np, example(b, (5,), seed=1))
     whole = gk.kl_divergence(p, q, per_dim=True)
-    monkeypatch.setattr(_blocks, "BLOCK", block)
+    monkeypatch.setattr(batches, "BLOCK", block)
     np.testing.assert_array_equal(gk.kl_divergence(p, q, per_dim=True), whole, strict=True)
 
 
 @every_block
 def test_blocks_leave_a_bad_row_alone(block, monkeypatch):
-    monkeypatch.setattr(_blocks, "BLOCK", block)
+    monkeypatch.setattr(batches, "BLOCK", block)
     std = np.ones((50, 3))
     std[17, 1] = -1.0
     result = gk.kl_divergence(gk.Gaussian(np.zeros((50, 3)), std=std), validate=False)

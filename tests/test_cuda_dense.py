@@ -15,7 +15,7 @@ from spreads import drawn as _drawn
 
 import gausskl as gk
 import reference
-from gausskl.fast import _cuda_dense
+from gausskl._fast.gpu import cuda_dense
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 
@@ -40,7 +40,7 @@ def kernel(tmp_path_factory):
 
     @functools.cache
     def compiled(spreads, bits, d):
-        return on_processor.compiled(tmp_path_factory.mktemp("kernel"), _cuda_dense.source(spreads, bits, d), "-O2")
+        return on_processor.compiled(tmp_path_factory.mktemp("kernel"), cuda_dense.source(spreads, bits, d), "-O2")
 
     return compiled
 
@@ -437,7 +437,7 @@ def test_it_says_what_it_does_not_serve():
         ((cov, cov), 17),
     ):
         with pytest.raises(ValueError, match="there is no kernel for"):
-            _cuda_dense.source(spreads, 64, d)
+            cuda_dense.source(spreads, 64, d)
 
 
 @pytest.mark.parametrize(("bits", "d", "pairs"), [(64, 2, PAIRS), (32, 3, PAIRS), (64, 16, FEW)])
@@ -448,7 +448,7 @@ def test_cuda_compiles_it(bits, d, pairs):
     alone = [(k,) for k in ("cov", *FACTORS)]
     for names in (*pairs, *alone):
         spreads = tuple(("packed_tril", k) if k in ("row", "tfp") else (k, None) for k in names)
-        program = nvrtc.createProgram(_cuda_dense.source(spreads, bits, d), "kernel.cu", [], [])
+        program = nvrtc.createProgram(cuda_dense.source(spreads, bits, d), "kernel.cu", [], [])
         try:
             nvrtc.compileProgram(program, ["--gpu-architecture=compute_80", "--fmad=false"])
             assert b".entry gausskl_dense(" in nvrtc.getPTX(program)

@@ -13,7 +13,7 @@ from cases import DTYPES, ulp_error_of_two_keywords, within
 from on_processor import address
 
 import reference
-from gausskl.fast import _cuda_source
+from gausskl._fast.gpu import cuda_diagonal
 
 KEYWORDS = list(regimes.SPREAD)
 SPREADS = [((p, None), (q, None)) for p, q in itertools.product(KEYWORDS, repeat=2)] + [((p, None),) for p in KEYWORDS]
@@ -28,10 +28,10 @@ def kernels(tmp_path_factory):
     """Every kind of pair as a function of arrays: ``term_0(out, n, ...)``, ``term_1(out, n, ...)``, ..."""
     parts = []
     for k, (spreads, bits) in enumerate(KINDS):
-        kind, count = _cuda_source.TYPE["float", bits], 2 * len(spreads)
+        kind, count = cuda_diagonal.TYPE["float", bits], 2 * len(spreads)
         parameters = ", ".join(f"const {kind} *x{i}" for i in range(count))
         values = ", ".join(f"x{i}[i]" for i in range(count))
-        parts.append(f"namespace kind_{k} {{\n{_cuda_source.function(spreads, bits)}}}\n")
+        parts.append(f"namespace kind_{k} {{\n{cuda_diagonal.function(spreads, bits)}}}\n")
         parts.append(
             f'extern "C" void term_{k}({kind} *out, long n, {parameters})\n'
             f"{{ for (long i = 0; i < n; i++) out[i] = kind_{k}::gausskl_term({values}); }}\n"
@@ -122,8 +122,8 @@ def test_cuda_takes_every_line():
     from cupy.cuda import nvrtc
 
     for spreads, bits in KINDS:
-        kind = _cuda_source.TYPE["float", bits]
-        source = _cuda_source.rows(spreads, bits, kind, (1, 0, None, 1)[: 2 * len(spreads)], kind, 32)
+        kind = cuda_diagonal.TYPE["float", bits]
+        source = cuda_diagonal.rows(spreads, bits, kind, (1, 0, None, 1)[: 2 * len(spreads)], kind, 32)
         program = nvrtc.createProgram(source, "terms.cu", [], [])
         try:
             nvrtc.compileProgram(program, ["--gpu-architecture=sm_80", "--fmad=false"])
@@ -134,10 +134,10 @@ def test_cuda_takes_every_line():
 def test_kernels_of_cupy_are_made_from_every_kind():
     """As far as it goes without a GPU."""
     pytest.importorskip("cupy")
-    from gausskl.fast import _cupy
+    from gausskl._fast.gpu import leaf_cupy
 
     for spreads, bits in KINDS:
-        kernel = _cupy._elementwise(spreads, bits, np.dtype(f"float{bits}").char)
+        kernel = leaf_cupy._elementwise(spreads, bits, np.dtype(f"float{bits}").char)
         given, made = ([str(parameter.dtype) for parameter in side] for side in (kernel.in_params, kernel.out_params))
         assert given == [f"float{bits}"] * 2 * len(spreads)
         assert made == [f"float{bits}"]

@@ -16,7 +16,7 @@ import pytest
 from on_processor import address
 
 import gausskl as gk
-from gausskl import fast
+from gausskl._fast import leaves
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 
@@ -84,14 +84,14 @@ def leaf(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", stand_in(tmp_path_factory.mktemp("kernels")))
         _forget()
-        yield importlib.import_module("gausskl.fast._cupy")
+        yield importlib.import_module("gausskl._fast.gpu.leaf_cupy")
         _forget()
 
 
 def _forget():
     """Let the next import of the leaf find the CuPy that is there then."""
-    sys.modules.pop("gausskl.fast._cupy", None)
-    vars(fast).pop("_cupy", None)
+    sys.modules.pop("gausskl._fast.gpu.leaf_cupy", None)
+    vars(leaves).pop("_cupy", None)
 
 
 def divergence(leaf, p, q=None, reduction="none", per_dim=False):
@@ -101,7 +101,7 @@ def divergence(leaf, p, q=None, reduction="none", per_dim=False):
     want = gk.kl_divergence(*sides, reduction=reduction, per_dim=per_dim, path="generic")
     batch = np.broadcast_shapes(*(side.batch_shape for side in sides))
     dtype = sides[0].mean.dtype
-    job = fast.Job("cupy", "cupy", spreads, 8 * dtype.itemsize, batch, sides[0].event_size, per_dim, False)
+    job = leaves.Job("cupy", "cupy", spreads, 8 * dtype.itemsize, batch, sides[0].event_size, per_dim, False)
     arrays = [here(array) for side in sides for array in (side.mean, *side.arrays)]
     before = [array.copy() for array in arrays]
     got, values = leaf.divergence(job, tuple(arrays), reduction)

@@ -15,10 +15,11 @@ from mpmath import mp
 
 import gausskl as gk
 import reference
-from gausskl import _doctor, _doctor_devices, _doctor_library, fast
-from gausskl._doctor_devices import DEVICES, EVERY, INSTALL, OLDEST, Device
-from gausskl._doctor_library import Report, Row, examine, ulps
-from gausskl._doctor_references import KNOWN
+from gausskl._command import devices, doctor, one_library
+from gausskl._command.devices import DEVICES, EVERY, INSTALL, OLDEST, Device
+from gausskl._command.one_library import Report, Row, examine, ulps
+from gausskl._command.references import KNOWN
+from gausskl._fast import leaves
 
 SOURCE = Path(gk.__file__).parents[1]
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
@@ -63,7 +64,7 @@ def test_the_stored_values_are_the_exact_ones(pair):
 
 @pytest.mark.parametrize("structure", KNOWN)
 def test_the_stored_pairs_are_equal_near_and_unrelated_in_both_dtypes(structure):
-    batches = list(_doctor_library.batches(KNOWN[structure]))
+    batches = list(one_library.batches(KNOWN[structure]))
     assert {dtype for _, dtype in batches} == {"float32", "float64"}
     for pairs, dtype in batches:
         near = 1e-15 if dtype == "float64" else 1e-11
@@ -136,9 +137,9 @@ def paths_of_a_fresh_interpreter():
 
 @pytest.mark.parametrize("name", ["torch", "jax", "dask", "tensorflow"])
 def test_every_library_that_works_has_a_row(name):
-    if not _doctor.is_installed(name):
+    if not doctor.is_installed(name):
         pytest.skip(f"{name} is not installed")
-    report = _doctor.ask(name)
+    report = doctor.ask(name)
     assert report.problems == []
     assert report.rows[0].device == "cpu"
     assert all(row.speed > 0 and row.errors["diagonal"] <= 16 and row.errors["dense"] <= 64 for row in report.rows)
@@ -152,28 +153,28 @@ def test_every_device_of_cupy_has_a_row():
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         pytest.skip(f"no CUDA device: {error}")
-    report = _doctor.ask("cupy")
+    report = doctor.ask("cupy")
     assert report.problems == []
     assert [row.device for row in report.rows] == [f"cuda:{i}" for i in range(count)]
 
 
 def test_a_helper_says_whom_it_serves():
     pytest.importorskip("numba")
-    assert _doctor.ask("numba").state == "serves numpy on cpu"
+    assert doctor.ask("numba").state == "serves numpy on cpu"
 
 
 def test_every_helper_is_known_by_its_path():
-    paths = {_doctor_library._path(helper) for helper in _doctor_library.HELPERS}
-    assert paths == set(fast.SERVES) - {"cupy"}
+    paths = {one_library._path(helper) for helper in one_library.HELPERS}
+    assert paths == set(leaves.SERVES) - {"cupy"}
 
 
 def test_a_part_of_a_package_that_is_missing_is_not_installed():
-    assert not _doctor.is_installed("a_package_that_is_missing.core")
+    assert not doctor.is_installed("a_package_that_is_missing.core")
 
 
 def test_a_helper_with_nothing_to_do_is_no_fault(tmp_path, monkeypatch):
     fake(tmp_path, "triton", '__version__ = "3.0.0"')
-    monkeypatch.setitem(_doctor_library.HELPERS, "triton", "a_library_that_is_missing")
+    monkeypatch.setitem(one_library.HELPERS, "triton", "a_library_that_is_missing")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "triton", raising=False)
     assert examine("triton") == Report("3.0.0", "is not used on this machine")
@@ -181,23 +182,23 @@ def test_a_helper_with_nothing_to_do_is_no_fault(tmp_path, monkeypatch):
 
 
 def test_who_waits_at_a_terminal_sees_for_what(monkeypatch, capsys):
-    monkeypatch.setattr(_doctor, "ask", lambda name: Report("1.0", "serves all"))
-    monkeypatch.setattr(_doctor, "is_installed", lambda name: True)
-    assert _doctor.doctor(["numba"])[1] == 0
+    monkeypatch.setattr(doctor, "ask", lambda name: Report("1.0", "serves all"))
+    monkeypatch.setattr(doctor, "is_installed", lambda name: True)
+    assert doctor.doctor(["numba"])[1] == 0
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert _doctor.doctor(["numba"])[1] == 0
+    assert doctor.doctor(["numba"])[1] == 0
     assert "looking at numba ..." in capsys.readouterr().err
 
 
 def test_what_is_not_installed_is_no_fault_unless_it_was_asked_for(monkeypatch):
-    monkeypatch.setattr(_doctor, "is_installed", lambda name: False)
-    text, status = _doctor.doctor()
+    monkeypatch.setattr(doctor, "is_installed", lambda name: False)
+    text, status = doctor.doctor()
     assert status == 0
     assert text.endswith("all that is installed works")
     for name in EVERY:
         assert any(re.match(rf"{name} +not installed: .*pip install", line) for line in text.splitlines())
-    text, status = _doctor.doctor(["jax"])
+    text, status = doctor.doctor(["jax"])
     assert status == 1
     assert 'jax is not installed: pip install "gausskl[jax]"' in on_one_line(text)
     assert text.endswith("1 of 1 does not work: jax")
@@ -311,7 +312,7 @@ def test_the_fault_of_a_helper_is_its_own(tmp_path):
 def test_a_library_that_hangs_is_stopped(tmp_path, monkeypatch):
     fake(tmp_path, "dask", "import time\ntime.sleep(600)")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(SOURCE)]))
-    (sentence, blamed), *others = _doctor.ask("dask", seconds=1).problems
+    (sentence, blamed), *others = doctor.ask("dask", seconds=1).problems
     assert sentence == "dask hangs: after 1 seconds there was no answer, and it was stopped."
     assert blamed == "dask"
     assert not others
@@ -319,8 +320,8 @@ def test_a_library_that_hangs_is_stopped(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("wrong", "off"), [(1 + 1e-5, r"\d{2,}"), (np.nan, "inf"), (-1.0, r"\d{7,}")])
 def test_a_wrong_result_is_found(monkeypatch, wrong, off):
-    monkeypatch.setattr(_doctor_library, "kl_divergence", lambda p, q: wrong * gk.kl_divergence(p, q))
-    monkeypatch.setattr(_doctor_library, "speed", lambda device: 1.0)
+    monkeypatch.setattr(one_library, "kl_divergence", lambda p, q: wrong * gk.kl_divergence(p, q))
+    monkeypatch.setattr(one_library, "speed", lambda device: 1.0)
     sentences = [sentence for sentence, blamed in examine("numpy").problems if blamed == "numpy"]
     for structure, keyword, dtype in (("diagonal", "var", "float64"), ("dense", "scale_tril", "float32")):
         start = f"numpy on cpu: the divergence of {structure} Gaussians ({keyword}, {dtype}) is off by "
@@ -333,9 +334,9 @@ def test_a_device_that_fails_leaves_the_others_alone(monkeypatch):
         raise RuntimeError("sticky error")
 
     monkeypatch.setitem(DEVICES, "numpy", lambda: [Device("cpu", np.asarray), Device("x:0", refuse, about="x is y.")])
-    monkeypatch.setattr(_doctor_library, "speed", lambda device: 2.0)
-    monkeypatch.setattr(_doctor, "ask", examine)
-    text, status = _doctor.doctor(["numpy"])
+    monkeypatch.setattr(one_library, "speed", lambda device: 2.0)
+    monkeypatch.setattr(doctor, "ask", examine)
+    text, status = doctor.doctor(["numpy"])
     assert status == 1
     assert re.search(r"^numpy .* cpu .* 2x$", text, re.MULTILINE)
     assert re.search(rf"^numpy +{re.escape(np.__version__)} +x:0 +does not work$", text, re.MULTILINE)
@@ -352,8 +353,8 @@ def test_the_formulas_are_tried_on_a_gpu_too(monkeypatch):
         return gk.kl_divergence(p, q)
 
     monkeypatch.setitem(DEVICES, "numpy", lambda: [Device("x:0", np.asarray)])
-    monkeypatch.setattr(_doctor_library, "speed", lambda device: 2.0)
-    monkeypatch.setattr(_doctor_library, "kl_divergence", lacking)
+    monkeypatch.setattr(one_library, "speed", lambda device: 2.0)
+    monkeypatch.setattr(one_library, "kl_divergence", lacking)
     (problem, _), *others = examine("numpy").problems
     assert not others
     assert problem.startswith("numpy does not work on x:0: ImportError: libcublasLt.so.13")
@@ -361,7 +362,7 @@ def test_the_formulas_are_tried_on_a_gpu_too(monkeypatch):
 
 def test_the_speed_is_how_many_times_as_long_the_textbook_takes(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(_doctor_library.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(one_library.time, "perf_counter", lambda: clock[0])
 
     def takes(seconds):
         def function(*arrays):
@@ -369,22 +370,22 @@ def test_the_speed_is_how_many_times_as_long_the_textbook_takes(monkeypatch):
 
         return function
 
-    monkeypatch.setattr(_doctor_library, "textbook", takes(6.0))
-    monkeypatch.setattr(_doctor_library, "ours", takes(1.5))
-    assert _doctor_library.speed(Device("cpu", np.asarray)) == 4.0
+    monkeypatch.setattr(one_library, "textbook", takes(6.0))
+    monkeypatch.setattr(one_library, "ours", takes(1.5))
+    assert one_library.speed(Device("cpu", np.asarray)) == 4.0
 
 
 def test_the_textbook_is_the_same_function():
     rng = np.random.default_rng(0)
     arrays = rng.uniform(0.5, 2.0, (4, 5, 7))
-    assert _doctor_library.textbook(*arrays) == pytest.approx(_doctor_library.ours(*arrays), rel=1e-12)
+    assert one_library.textbook(*arrays) == pytest.approx(one_library.ours(*arrays), rel=1e-12)
 
 
 def test_a_report_comes_back_as_it_was(monkeypatch):
     report = Report("1.0", "", [Row("cpu", {"dense": "numba"}, {"dense": 1.5}, 2.0)], ["so"], [("wrong", "numpy")])
-    said = _doctor_library.json.dumps(dataclasses.asdict(report)).encode()
-    monkeypatch.setattr(_doctor.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, said, b""))
-    assert _doctor.ask("numpy") == dataclasses.replace(report, problems=[["wrong", "numpy"]])
+    said = one_library.json.dumps(dataclasses.asdict(report)).encode()
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, said, b""))
+    assert doctor.ask("numpy") == dataclasses.replace(report, problems=[["wrong", "numpy"]])
 
 
 # ---- the command, and what it promises about the package ----
@@ -428,9 +429,9 @@ def test_no_library_is_imported_by_the_command_itself(tmp_path):
 def test_a_folder_is_not_a_library(tmp_path, monkeypatch):
     (tmp_path / "cupy_of_nobody").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    assert not _doctor.is_installed("cupy_of_nobody")
+    assert not doctor.is_installed("cupy_of_nobody")
     fake(tmp_path, "cupy_of_somebody", "")
-    assert _doctor.is_installed("cupy_of_somebody")
+    assert doctor.is_installed("cupy_of_somebody")
 
 
 def test_versions_and_extras_are_those_of_the_package():
@@ -445,5 +446,5 @@ def test_versions_and_extras_are_those_of_the_package():
 
 
 def test_upgrades_are_commands():
-    assert _doctor_devices.upgrade("torch") == 'pip install --upgrade "gausskl[torch]"'
-    assert _doctor_devices.upgrade("numpy") == 'pip install --upgrade "numpy>=2"'
+    assert devices.upgrade("torch") == 'pip install --upgrade "gausskl[torch]"'
+    assert devices.upgrade("numpy") == 'pip install --upgrade "numpy>=2"'

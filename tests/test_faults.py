@@ -82,9 +82,9 @@ def kernels(tmp_path_factory):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_a_result_does_not_depend_on_threads(threads, monkeypatch):
     pairs = [pair(1, 4), pair(7, 33, "var"), pair(50, 3, dtype="float32"), pair(*LARGE), pair(*LARGE, "var")]
-    monkeypatch.setattr("gausskl.fast._threads.count", lambda library: 1)
+    monkeypatch.setattr("gausskl._fast.cpu.threads.count", lambda library: 1)
     alone = [kl(*each, path="numba") for each in pairs]
-    monkeypatch.setattr("gausskl.fast._threads.count", lambda library: threads)
+    monkeypatch.setattr("gausskl._fast.cpu.threads.count", lambda library: threads)
 
     def wrong(caller):
         turns = [k % 3 if k % 50 else 3 + k // 50 % 2 for k in range(1000)]
@@ -154,7 +154,8 @@ assert answers == [kl(*each) for each in new[1:4]]
 print(gk.plan(*new[0]).path)
 """
 ON_THE_WAY = """
-from gausskl.fast import _disk, _kernels
+from gausskl._fast.cpu import disk_cache
+from gausskl._fast.cpu.diagonal import kernels
 before, parent, there = kl(*pair(3, 4)), os.getpid(), threading.Event()
 
 def slowly(*args):
@@ -195,7 +196,7 @@ def test_children_compute_what_the_parent_computes():
 
 
 @fork
-@pytest.mark.parametrize("place", ["_kernels.forward", "_disk.Cache.load_overload"])
+@pytest.mark.parametrize("place", ["kernels.forward", "disk_cache.Cache.load_overload"])
 def test_a_fork_may_find_a_thread_on_its_way_to_a_kernel(place, kernels):
     assert run(ASK + ON_THE_WAY.format(place=place), kernels) == ["numba"]
 
@@ -302,7 +303,7 @@ def test_without_numba_the_formulas_serve():
 def test_without_a_kernel_the_formulas_serve_after_one_warning(broken, of, tmp_path, kernels):
     pytest.importorskip(of)
     (tmp_path / "numba.py").write_text("raise NotImplementedError('out of order')")
-    fault = f"from gausskl.fast import _kernels; _kernels.{broken} = fault"
+    fault = f"from gausskl._fast.cpu.diagonal import kernels; kernels.{broken} = fault"
     fault = f"sys.path.insert(0, {str(tmp_path)!r})" if broken == "numba" else fault
     why = "numba could not make a kernel (NotImplementedError: out of order)"
     warning = f"RuntimeWarning gausskl runs without its compiled kernels: {why}"

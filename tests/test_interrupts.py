@@ -21,16 +21,16 @@ sys.meta_path.insert(0, Interrupting())
 p, q = pair(3, 4)
 """
 COMPILED = """
-from gausskl.fast import _disk
-usual = _disk.Cache.{method}
+from gausskl._fast.cpu import disk_cache
+usual = disk_cache.Cache.{method}
 
 def once(*args):
-    _disk.Cache.{method} = usual
+    disk_cache.Cache.{method} = usual
     os.kill(os.getpid(), signal.SIGINT)
     return usual(*args)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-_disk.Cache.{method} = once
+disk_cache.Cache.{method} = once
 p, q = pair(3, 4)
 """
 AFTERWARDS = """
@@ -43,7 +43,7 @@ print(gk.plan(p, q).path)
 import numba
 assert numba.njit(lambda x: x + 1)(1) == 2
 """
-MODULES = ["numba", "numba.core.types", "numba.core.typing.templates", "numba.np.ufunc", "gausskl.fast._rows"]
+MODULES = ["numba", "numba.core.types", "numba.core.typing.templates", "numba.np.ufunc", "gausskl._fast.batch"]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -75,7 +75,7 @@ print(gk.plan(p, q).path)
 
 def test_a_second_ctrl_c_is_answered_at_once():
     code = """
-from gausskl.fast import uninterrupted
+from gausskl._fast.leaves import uninterrupted
 signal.signal(signal.SIGINT, signal.default_int_handler)
 done = []
 try:

@@ -7,14 +7,15 @@ from cases import check, divergence, symmetric
 from test_accuracy_dense import by_cov, case
 
 import reference
-from gausskl import _choice, _triangular
+from gausskl._arrays import triangular
+from gausskl._formulas.diagonal import near_or_far
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks so small that matrices of 20 rows are large ones."""
-    monkeypatch.setattr(_triangular, "BASE", 4)
-    monkeypatch.setattr(_choice, "BASE", 4)
+    monkeypatch.setattr(triangular, "BASE", 4)
+    monkeypatch.setattr(near_or_far, "BASE", 4)
 
 
 @pytest.mark.usefixtures("small_blocks")

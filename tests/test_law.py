@@ -11,7 +11,7 @@ import pytest
 
 import gausskl
 
-SOURCES = ["_formulas.py", "_mixed.py", "_exact.py", "_dense.py", "_low_rank.py"]
+SOURCES = [f"_formulas/{name}.py" for name in ("diagonal", "mixed", "exact", "dense", "low_rank")]
 LIBRARIES = {"numpy", "np", "torch", "jax", "jnp", "cupy", "cp", "dask", "da", "tensorflow", "tf", "numba", "scipy"}
 
 STRUCTURAL = {"bits", "dtype", "keyword", "kind", "kind_p", "kind_q", "ndim", "packing", "shape", "smallest_normal"}

@@ -10,7 +10,7 @@ from cases import DTYPES
 
 import reference
 
-low_rank = pytest.importorskip("gausskl.fast._low_rank")
+low_rank = pytest.importorskip("gausskl._fast.cpu.low_rank.kernel")
 
 LIMIT = {np.float64: 1e3, np.float32: 1.0}  # units of eps
 
@@ -19,7 +19,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys(
 
 @functools.cache
 def compiled(bits):
-    return importlib.import_module("gausskl.fast._numba").kernel("_low_rank", "forward", bits)
+    return importlib.import_module("gausskl._fast.cpu.compiler").kernel("low_rank.kernel", "forward", bits)
 
 
 def kernel(p, q):

@@ -16,8 +16,9 @@ from helpers import Backend, make, to_numpy
 
 pytest.importorskip("numba")
 
-from gausskl import _pairs
-from gausskl.fast import _diagonal, _threads
+from gausskl._fast.cpu import threads as cpu_threads
+from gausskl._fast.cpu.diagonal import call as diagonal_call
+from gausskl._formulas.diagonal import pairs
 
 HAS_TORCH = Backend.TORCH in NAMESPACES
 if HAS_TORCH:
@@ -87,7 +88,7 @@ def test_it_serves_two_spreads_of_one_kind(monkeypatch, backend, keyword, dtype,
             np.dtype(dtype).name,
         )
     want = divergence(keyword, arrays, path="generic")
-    monkeypatch.setattr(_pairs, "divergence", never)
+    monkeypatch.setattr(pairs, "divergence", never)
     got = gk.kl_divergence(*gaussians(keyword, arrays))
     assert type(got) is type(want)
     np.testing.assert_allclose(to_numpy(got), to_numpy(want), rtol=64 * np.finfo(dtype).eps)
@@ -310,7 +311,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch, dtype):
     bad = [a.copy() for a in good]
     bad[1][5::100_000, 1] = 0
     for threads in (1, 2, 3):
-        monkeypatch.setattr(_threads, "count", lambda library, threads=threads: threads)
+        monkeypatch.setattr(cpu_threads, "count", lambda library, threads=threads: threads)
         found.append([divergence("std", bad, validate=False, per_dim=per_dim) for per_dim in (False, True)])
         if HAS_TORCH:
             found[-1] += gradients("std", good) + gradients("std", bad, validate=False)
@@ -404,8 +405,8 @@ def test_a_gradient_summed_over_100_000_rows(dtype, shape, special):
 @needs_torch
 @every_side
 def test_only_the_gradients_asked_for_are_computed(monkeypatch, count):
-    made, compute = [], _diagonal.gradients
-    monkeypatch.setattr(_diagonal, "gradients", lambda *args: made.append(compute(*args)) or made[-1])
+    made, compute = [], diagonal_call.gradients
+    monkeypatch.setattr(diagonal_call, "gradients", lambda *args: made.append(compute(*args)) or made[-1])
     arrays = drawn("std", np.float64, (4, 3))[:count]
     everything = gradients("std", arrays)
     for asked in itertools.product((False, True), repeat=count):

@@ -29,9 +29,11 @@ from helpers import Backend, make, to_numpy
 
 pytest.importorskip("numba")
 
-from gausskl import _pairs
+from gausskl._fast.cpu import compiler
+from gausskl._fast.cpu import threads as cpu_threads
+from gausskl._fast.cpu.dense import call as dense_call
+from gausskl._formulas.diagonal import pairs as formula_pairs
 from gausskl.divergence import _job
-from gausskl.fast import _dense_pairs, _numba, _threads
 
 FACTORS = "scale_tril", "row", "tfp"
 MATRICES = "cov", "precision"
@@ -95,7 +97,7 @@ def kernels_alone(monkeypatch, request):
     def never(*_):
         raise AssertionError("the kernel could not compute something")
 
-    monkeypatch.setattr(_numba, "_by_formula", never)
+    monkeypatch.setattr(compiler, "_by_formula", never)
 
 
 def check(name_p, name_q, p, q):
@@ -239,8 +241,8 @@ def test_a_row_gives_the_same_bits_wherever_it_stands(monkeypatch, name_p, name_
     p, q = (mixed(*sides) for sides in zip(near, far, strict=True))
     alone = np.array([divergence(rows(p, k), rows(q, k)) for k in range(20)])
     for threads, piece in ((1, 1e6), (1, 1), (2, 1), (3, 1)):
-        monkeypatch.setattr(_threads, "count", lambda library, threads=threads: threads)
-        monkeypatch.setattr(_dense_pairs, "PIECE", piece)
+        monkeypatch.setattr(cpu_threads, "count", lambda library, threads=threads: threads)
+        monkeypatch.setattr(dense_call, "PIECE", piece)
         for start, size in itertools.product((0, 3), range(1, 21)):
             part = slice(start, start + size)
             assert same_bits(divergence(rows(p, part), rows(q, part)), alone[part])
@@ -373,8 +375,8 @@ def many(name, d=3):
 
 @every_backend
 def test_a_matrix_that_is_not_positive_definite_is_named_among_10_000(monkeypatch, backend):
-    monkeypatch.setattr(_threads, "count", lambda library: 2)
-    monkeypatch.setattr(_dense_pairs, "PIECE", 1e4)
+    monkeypatch.setattr(cpu_threads, "count", lambda library: 2)
+    monkeypatch.setattr(dense_call, "PIECE", 1e4)
     for name, side in itertools.product(MATRICES, (0, 1)):
         pair = many(name)
         good = divergence(*pair)
@@ -475,7 +477,7 @@ def test_the_plan_up_to_128_dimensions(monkeypatch, backend, dtype):
     def never(*_, **__):
         raise AssertionError("the formulas were called")
 
-    monkeypatch.setattr(_pairs, "divergence", never)
+    monkeypatch.setattr(formula_pairs, "divergence", never)
     result = gk.kl_divergence(identity(5, dtype, xp), identity(5, dtype, xp))
     assert type(result) is type(make(xp, np.zeros(2)))
     assert result.dtype == getattr(xp, dtype)
@@ -634,7 +636,7 @@ def test_the_workspace_is_small():
     for d, precise in ((128, False), (64, True)):
         for gradients in (False, True):
             job = _job(identity(d), identity(d), False, "auto", precise)
-            assert _dense_pairs._work_size(job, gradients) <= 16e6
+            assert dense_call._work_size(job, gradients) <= 16e6
 
 
 def guarded(monkeypatch):
@@ -647,7 +649,7 @@ def guarded(monkeypatch):
         made.append((whole, start, size))
         return whole[start : start + size]
 
-    monkeypatch.setattr(_threads, "workspace", workspace)
+    monkeypatch.setattr(cpu_threads, "workspace", workspace)
     return made
 
 
@@ -676,7 +678,7 @@ def test_results_are_written_to_their_rows_alone(name_p, name_q):
         job = _job(gaussian(p), gaussian(q), False, "auto", False)
         arrays = [a for g in (p, q) for k, a in g.items() if k != "packing"]
         out = np.full(size + 16, 7.0)
-        work = np.empty(_dense_pairs._work_size(job, False), np.uint8)
+        work = np.empty(dense_call._work_size(job, False), np.uint8)
         assert job.forward(*arrays, out[:size], work, 0, size) == 0
         assert same_bits(out[:size], divergence(p, q))
         assert (out[size:] == 7).all()

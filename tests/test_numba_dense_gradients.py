@@ -22,8 +22,9 @@ if Backend.TORCH not in NAMESPACES:
 import torch
 from torch.autograd import forward_ad, grad, gradcheck, gradgradcheck
 
+from gausskl._fast.cpu import threads as cpu_threads
+from gausskl._fast.cpu.dense import call
 from gausskl.divergence import _job
-from gausskl.fast import _dense_pairs, _threads
 
 FACTORS = "scale_tril", "row", "tfp"
 PAIRS = [
@@ -178,8 +179,8 @@ def test_a_row_has_the_same_gradient_wherever_it_stands(monkeypatch, name_p, nam
     alone = [gradients(rows(p, k), rows(q, k), weights[k]) for k in range(20)]
     once = gradients(p, q)
     for threads, piece in ((1, 1e6), (1, 1), (3, 1)):
-        monkeypatch.setattr(_threads, "count", lambda library, threads=threads: threads)
-        monkeypatch.setattr(_dense_pairs, "PIECE", piece)
+        monkeypatch.setattr(cpu_threads, "count", lambda library, threads=threads: threads)
+        monkeypatch.setattr(call, "PIECE", piece)
         for start, size in itertools.product((0, 3), (1, 2, 3, 7, 8, 9, 15, 16, 17, 20)):
             part = slice(start, start + size)
             for name, g in gradients(rows(p, part), rows(q, part), weights[part]).items():
@@ -265,10 +266,10 @@ def test_a_sum_over_10_000_rows_does_not_depend_on_the_threads(monkeypatch, name
         p = p | {"mean": rest[0]["mean"]}
     if shared == "spreads":
         q = q | {"mean": rest[1]["mean"]}
-    monkeypatch.setattr(_dense_pairs, "PIECE", 1e4)
+    monkeypatch.setattr(call, "PIECE", 1e4)
     found = []
     for threads in (1, 2, 3):
-        monkeypatch.setattr(_threads, "count", lambda library, threads=threads: threads)
+        monkeypatch.setattr(cpu_threads, "count", lambda library, threads=threads: threads)
         found.append(check_sums(p, q, (10_000,)))
     assert all(same_bits(a[name], g) for a in found[1:] for name, g in found[0].items())
 
@@ -393,8 +394,8 @@ def test_precise_says_why_it_cannot_be_compiled():
 
 
 def test_only_the_gradients_asked_for_are_computed(monkeypatch):
-    made, compute = [], _dense_pairs.gradients
-    monkeypatch.setattr(_dense_pairs, "gradients", lambda *args: made.append(compute(*args)) or made[-1])
+    made, compute = [], call.gradients
+    monkeypatch.setattr(call, "gradients", lambda *args: made.append(compute(*args)) or made[-1])
     for names in PAIRS[:3]:
         p, q = drawn(*names, (4,))
         everything = [*gradients(p, q).values()]
@@ -479,7 +480,7 @@ def test_a_kernel_reads_no_old_numbers_and_writes_to_its_workspace_alone(monkeyp
         made.append((whole, start, size))
         return whole[start : start + size]
 
-    monkeypatch.setattr(_threads, "workspace", workspace)
+    monkeypatch.setattr(cpu_threads, "workspace", workspace)
     assert all(same_bits(g, want[name]) for name, g in gradients(p, q, precise=precise).items())
     assert len(made) > 1
     for whole, start, size in made:
@@ -496,7 +497,7 @@ def test_gradients_are_written_to_their_rows_alone(name_p, name_q):
         arrays = [a for g in (p, q) for k, a in g.items() if k != "packing"]
         whole = [np.full((size + 9, a[0].size), 7.0) for a in arrays]
         outputs, nothing = [a[1 : size + 1] for a in whole], np.empty((0, 8))
-        work = np.empty(_dense_pairs._work_size(job, True), np.uint8)
+        work = np.empty(call._work_size(job, True), np.uint8)
         job.backward(*arrays, np.ones(size), *outputs, *[nothing] * 4, work, 0, size)
         for a, output, g in zip(whole, outputs, want.values(), strict=True):
             assert same_bits(output.reshape(g.shape), g)

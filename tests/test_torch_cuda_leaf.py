@@ -17,7 +17,7 @@ import pytest
 from test_cupy_leaf import LAYOUTS, agree, drawn
 
 import gausskl as gk
-from gausskl import fast
+from gausskl._fast import leaves as leaf_table
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
@@ -62,14 +62,14 @@ def leaf(tmp_path_factory):
         patch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
         patch.setattr(torch.cuda, "current_stream", lambda: types.SimpleNamespace(cuda_stream=1234))
         _forget()
-        yield importlib.import_module("gausskl.fast._torch_cuda")
+        yield importlib.import_module("gausskl._fast.gpu.leaf_cuda")
         _forget()
 
 
 def _forget():
     """Let the next import of the leaf find the CUDA that is there then."""
-    sys.modules.pop("gausskl.fast._torch_cuda", None)
-    vars(fast).pop("_torch_cuda", None)
+    sys.modules.pop("gausskl._fast.gpu.leaf_cuda", None)
+    vars(leaf_table).pop("_torch_cuda", None)
 
 
 def pair(keywords, dtype, layout):
@@ -91,7 +91,7 @@ def divergence(leaf, *sides, reduction="none"):
     batch = np.broadcast_shapes(*(side.batch_shape for side in sides))
     spreads = tuple((side.keyword, side.packing) for side in sides)
     bits = 8 * mean.element_size()
-    job = fast.Job("cuda", "torch", spreads, bits, tuple(batch), sides[0].event_size, False, False)
+    job = leaf_table.Job("cuda", "torch", spreads, bits, tuple(batch), sides[0].event_size, False, False)
     given = tuple(array for side in sides for array in (side.mean, *side.arrays))
     before = [array.clone() for array in given]
     got, values = leaf.divergence(job, given, reduction)
@@ -177,7 +177,7 @@ def test_what_cannot_run_is_left_to_the_formulas(leaf, monkeypatch):
 
     p = tensors(drawn("cov", (7, 3), (7, 3, 3), "float64", 0))
     monkeypatch.setattr(leaf, "launch", fails)
-    with pytest.raises(fast.CannotCompile, match="RuntimeError: CUDA_ERROR_INVALID_SOURCE"):
+    with pytest.raises(leaf_table.CannotCompile, match="RuntimeError: CUDA_ERROR_INVALID_SOURCE"):
         divergence(leaf, p)
 
 
@@ -199,16 +199,16 @@ class Form:
 
 
 def path_of(*forms, path="auto", precise=False):
-    job = fast.job(forms, (7,), False, precise, path)
+    job = leaf_table.job(forms, (7,), False, precise, path)
     return job if isinstance(job, str) else job.path
 
 
 @pytest.fixture
 def everything_installed(monkeypatch):
-    monkeypatch.setattr(fast, "is_installed", lambda module: True)
-    fast._missing.cache_clear()
+    monkeypatch.setattr(leaf_table, "is_installed", lambda module: True)
+    leaf_table._missing.cache_clear()
     yield
-    fast._missing.cache_clear()
+    leaf_table._missing.cache_clear()
 
 
 @pytest.mark.usefixtures("everything_installed")
@@ -229,10 +229,10 @@ def test_which_path():
 
 
 def test_what_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(fast, "is_installed", functools.partial(str.__eq__, "triton"))
-    fast._missing.cache_clear()
+    monkeypatch.setattr(leaf_table, "is_installed", functools.partial(str.__eq__, "triton"))
+    leaf_table._missing.cache_clear()
     assert path_of(Form("cov")) == (
         "cuda.core is not installed: pip install gausskl[torch-cuda12] or gausskl[torch-cuda13]"
     )
     assert path_of(Form("std")) == "triton"
-    fast._missing.cache_clear()
+    leaf_table._missing.cache_clear()

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("cuda.core")
 
-from gausskl.fast import _torch_cuda
+from gausskl._fast.gpu import leaf_cuda
 
 SPREADS = {
     "cov": (("cov", None),) * 2,
@@ -20,6 +20,6 @@ SPREADS = {
 @pytest.mark.parametrize("name", SPREADS)
 def test_it_compiles_for_a_gpu(name, bits, d):
     for arch in ("sm_80", "sm_90"):
-        code = bytes(_torch_cuda.compiled(SPREADS[name], bits, d, arch).code)
+        code = bytes(leaf_cuda.compiled(SPREADS[name], bits, d, arch).code)
         assert code.startswith(b"\x7fELF")
         assert b"gausskl_dense" in code

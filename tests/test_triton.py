@@ -11,10 +11,10 @@ from cases import side
 
 import gausskl as gk
 import helpers
-from gausskl import fast
+from gausskl._fast import leaves as leaf_table
 from helpers import make
 
-if helpers.TORCH_DEVICE != "cuda" and fast.PATHS["torch", False] != "triton":
+if helpers.TORCH_DEVICE != "cuda" and leaf_table.PATHS["torch", False] != "triton":
     pytest.skip("needs --torch-device interpreter, or cuda", allow_module_level=True)
 pytest.importorskip("triton")
 
@@ -273,15 +273,15 @@ def test_inputs_are_not_written_to():
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_without_a_kernel_the_formulas_run(monkeypatch, where):
-    from gausskl.fast import _triton
+    from gausskl._fast.gpu import triton
 
     def fails(*_):
         raise RuntimeError("no compiler was found")
 
     arrays = drawn("std", (6, 3))
     want = gradients(arrays, "std", 1.0, path="generic")
-    monkeypatch.setattr(fast, "_broken", {})
-    monkeypatch.setattr(_triton, where, fails)
+    monkeypatch.setattr(leaf_table, "_broken", {})
+    monkeypatch.setattr(triton, where, fails)
     with pytest.warns(RuntimeWarning, match=r"triton could not make a kernel \(RuntimeError: no compiler was found\)"):
         got = gradients(arrays, "std", 1.0, path="auto")
     for a, b in zip(got, want, strict=True):

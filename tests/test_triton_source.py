@@ -14,10 +14,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gausskl.fast import _triton
+from gausskl._fast.gpu import triton as triton_source
 
 SPREADS = [((keyword, None),) * count for keyword in regimes.SPREAD for count in (1, 2)]
-SIZES = {"ROWS": 1, "COLUMNS": 1024, "LEVELS": 10, "CHUNK": _triton.CHUNK}
+SIZES = {"ROWS": 1, "COLUMNS": 1024, "LEVELS": 10, "CHUNK": triton_source.CHUNK}
 
 
 def ptx(kernel, dtype):
@@ -40,9 +40,9 @@ def test_it_compiles_for_a_gpu(spreads, dtype, bits):
     wide = "ld.global.v2.b64" if bits == 64 else "ld.global.v4.b32"
     every = (True,) * (2 * len(spreads))
     for kernel in (
-        _triton.forward(spreads, bits, False),
-        _triton.forward(spreads, bits, True),
-        _triton.backward(spreads, bits, every),
+        triton_source.forward(spreads, bits, False),
+        triton_source.forward(spreads, bits, True),
+        triton_source.backward(spreads, bits, every),
     ):
         assembly = ptx(kernel, dtype)
         assert wide in assembly
@@ -54,5 +54,5 @@ def test_it_compiles_for_a_gpu(spreads, dtype, bits):
 @pytest.mark.parametrize("wanted", list(itertools.product((False, True), repeat=4)))
 def test_a_gradient_not_wanted_is_not_written(wanted):
     if any(wanted):
-        assembly = ptx(_triton.backward((("std", None),) * 2, 32, wanted), "fp32")
+        assembly = ptx(triton_source.backward((("std", None),) * 2, 32, wanted), "fp32")
         assert assembly.count("st.global.v4.b32") == 2 * sum(wanted)

@@ -1,4 +1,4 @@
-"""Print the coefficients in ``src/gausskl/_series.py`` and how far each polynomial is from its function.
+"""Print the coefficients in ``src/gausskl/_formulas/series.py`` and how far each polynomial is from its function.
 
 The polynomials interpolate at the Chebyshev nodes of the interval. They are solved for in 60 digits and rounded
 once to the precision they serve.
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from mpmath import mp
 
-SERIES = Path(__file__).parents[1] / "src" / "gausskl" / "_series.py"
+SERIES = Path(__file__).parents[1] / "src" / "gausskl" / "_formulas" / "series.py"
 FORMAT = {64: np.float64, 32: np.float32}
 
 

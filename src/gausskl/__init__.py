@@ -1,6 +1,6 @@
 """Kullback-Leibler divergence between Gaussians, on whatever array you hold."""
 
-from ._interop import as_gaussian
+from ._interop.objects import as_gaussian
 from .divergence import Plan, kl_divergence, plan, warm_up
 from .gaussian import Gaussian
 

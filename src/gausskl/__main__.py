@@ -7,8 +7,8 @@ import io
 import sys
 from collections.abc import Sequence
 
-from ._doctor import doctor
-from ._doctor_devices import EVERY
+from ._command.devices import EVERY
+from ._command.doctor import doctor
 
 DESCRIPTION = """\
 Look at every array library that is installed: its devices, the paths that serve diagonal and dense Gaussians, the

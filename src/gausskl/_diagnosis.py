@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from . import _namespace
+from ._arrays import namespace
 from ._checks import asymmetry
-from ._pairs import DENSE, packed_positions
+from ._formulas.pairs import DENSE, packed_positions
 
 Array = Any
 
@@ -64,7 +64,7 @@ def judge(result: Array, p: Any, q: Any, computed_in: str) -> None:
 
     ``computed_in`` says in what precision a matrix had to be positive definite: it is a key of ``EPS``.
     """
-    values = _namespace.to_numpy(result)
+    values = namespace.to_numpy(result)
     if np.isfinite(values).all():
         return
     with np.errstate(all="ignore"):  # whatever the caller has said about warnings, the sentence comes
@@ -87,8 +87,8 @@ def _complain(values: Array, p: Any, q: Any, computed_in: str) -> None:
 
 def _complaints(gaussian: Any, computed_in: str) -> Iterator[str]:
     """Sentences about what is wrong with a Gaussian's values, the first one first."""
-    arrays = {name: _namespace.to_numpy(array) for name, array in gaussian.spread.items() if name != "packing"}
-    for name, array in {"mean": _namespace.to_numpy(gaussian.mean), **arrays}.items():
+    arrays = {name: namespace.to_numpy(array) for name, array in gaussian.spread.items() if name != "packing"}
+    for name, array in {"mean": namespace.to_numpy(gaussian.mean), **arrays}.items():
         hint = LOGARITHM.format(name=name) if name.startswith("log") else f"a {name} must be finite"
         yield from _first(name, array, ~np.isfinite(array), hint)
         if name in POSITIVE:
@@ -123,7 +123,7 @@ def _index(index: Any) -> str:
 
 
 def _asymmetric(name: str, array: Array) -> Iterator[str]:
-    tolerance = asymmetry(array.dtype, xp=_namespace.namespace(array))
+    tolerance = asymmetry(array.dtype, xp=namespace.namespace(array))
     for start, block in _blocks(array):
         size = np.sqrt(np.abs(np.diagonal(block, axis1=-2, axis2=-1)))
         bad = np.abs(block - block.mT) > tolerance * size[:, :, None] * size[:, None, :]

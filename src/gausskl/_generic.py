@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from . import _blocks, _checks, _diagnosis, _namespace, _pairs
-from ._linalg import total
+from . import _checks, _diagnosis
+from ._arrays import batches, namespace
+from ._arrays.linalg import total
+from ._formulas import pairs
 from .gaussian import Gaussian
 
 Array = Any
@@ -24,43 +26,43 @@ class Pair:
             _checks.both_diagonal(self.p, self.q)
         self.per_dim = per_dim
         typed = [side for side in (self.p, self.q) if not side.form.untyped] or [self.p]
-        _namespace.one_library({f"the mean of {'p' if side is self.p else 'q'}": side.mean for side in typed})
+        namespace.one_library({f"the mean of {'p' if side is self.p else 'q'}": side.mean for side in typed})
         self.like = typed[0].mean
-        self.xp = _namespace.namespace(self.like)
-        _checks.has_linalg(self.xp, _namespace.library(self.xp), self.p, self.q)
-        self.dtype = _namespace.floating_dtype(self.xp, [a for side in typed for a in (side.mean, *side.arrays)])
-        self.working = _namespace.computing_dtype(self.xp, self.dtype)
+        self.xp = namespace.namespace(self.like)
+        _checks.has_linalg(self.xp, namespace.library(self.xp), self.p, self.q)
+        self.dtype = namespace.floating_dtype(self.xp, [a for side in typed for a in (side.mean, *side.arrays)])
+        self.working = namespace.computing_dtype(self.xp, self.dtype)
 
     def run(self, validate: bool | None) -> Array:
         """The divergence of each element of the batch, in the dtype everything is computed in."""
-        device = _namespace.device_of(self.like, xp=self.xp)
+        device = namespace.device_of(self.like, xp=self.xp)
         arrays = [
-            _namespace.moved(array, xp=self.xp, dtype=self.working, device=device)
+            namespace.moved(array, xp=self.xp, dtype=self.working, device=device)
             for side in (self.p, self.q)
             for array in (side.mean, *side.arrays)
         ]
-        with _namespace.quiet(self.xp):
+        with namespace.quiet(self.xp):
             self._subtract_integers(arrays)
         formula = functools.partial(
-            _pairs.divergence,
-            p=_pairs.Spread(self.p.keyword, self.p.packing),
-            q=_pairs.Spread(self.q.keyword, self.q.packing),
+            pairs.divergence,
+            p=pairs.Spread(self.p.keyword, self.p.packing),
+            q=pairs.Spread(self.q.keyword, self.q.packing),
             per_dim=self.per_dim,
             dtype=self.working,
         )
-        axes = _pairs.event_axes(self.p, self.q)
-        if _namespace.is_lazy(self.like):
+        axes = pairs.event_axes(self.p, self.q)
+        if namespace.is_lazy(self.like):
             shape = (*self.batch_shape, *(self.p.event_size,) * self.per_dim)
-            result = _blocks.lazily(formula, arrays, axes, shape, self.per_dim, self.working)
+            result = batches.lazily(formula, arrays, axes, shape, self.per_dim, self.working)
         else:
-            result = _blocks.evaluate(formula, arrays, axes)
-        if validate and _namespace.is_traced(result):
+            result = batches.evaluate(formula, arrays, axes)
+        if validate and namespace.is_traced(result):
             raise ValueError(
                 "validate=True needs values to look at, and these arrays have none yet (lazy, or inside jit, compile "
                 "or vmap): leave validate out, and a bad element will be NaN"
             )
-        if validate or (validate is None and _namespace.can_be_read(result)):
-            _diagnosis.judge(result, self.p, self.q, _namespace.name_of_dtype(self.working))
+        if validate or (validate is None and namespace.can_be_read(result)):
+            _diagnosis.judge(result, self.p, self.q, namespace.name_of_dtype(self.working))
         return result
 
     def _subtract_integers(self, arrays: list[Array]) -> None:
@@ -70,14 +72,14 @@ class Pair:
         whole = [xp.isdtype(mean.dtype, "integral") for mean in means]
         if any(whole) and means[0] is not means[1]:
             arrays[0] = difference(*means, *whole, dtype=self.working, xp=xp)
-            device = _namespace.device_of(self.like, xp=xp)
+            device = namespace.device_of(self.like, xp=xp)
             arrays[at_q] = xp.zeros(self.p.event_size, dtype=self.working, device=device)
 
     def finish(self, result: Array) -> Array:
         """Round once to the dtype of the inputs."""
         if result.dtype == self.dtype:
             return result
-        if _namespace.is_lazy(result):  # it happens when nobody is quiet any more
+        if namespace.is_lazy(result):  # it happens when nobody is quiet any more
             return result.map_blocks(_quietly_rounded, self.dtype, dtype=self.dtype)
         return self.xp.astype(result, self.dtype)
 
@@ -89,7 +91,7 @@ def _quietly_rounded(block: Array, dtype: Any) -> Array:
 
 def difference(a: Array, b: Array, whole_a: bool, whole_b: bool, *, dtype: Any, xp: Any) -> Array:
     """``a - b`` in a floating dtype to its last bits, where at least one of the two holds integers."""
-    integer = _namespace.widest_integer(xp)
+    integer = namespace.widest_integer(xp)
     end = 2.0 ** (63 if integer == xp.int64 else 31)
 
     def rounded(x: Array) -> Array:
@@ -110,9 +112,9 @@ def standard_normal(p: Gaussian) -> Gaussian:
     """N(0, I) in the parametrisation of a diagonal p, so that neither side is converted."""
     keyword = p.keyword if p.structure == "diagonal" else "std"
     spread: dict[str, Any] = {keyword: 0.0 if "log" in keyword else 1.0}
-    xp = _namespace.namespace(p.mean)
-    dtype = _namespace.floating_dtype(xp, (p.mean, *p.arrays))
-    zero = xp.zeros(p.event_size, dtype=dtype, device=_namespace.device_of(p.mean, xp=xp))
+    xp = namespace.namespace(p.mean)
+    dtype = namespace.floating_dtype(xp, (p.mean, *p.arrays))
+    zero = xp.zeros(p.event_size, dtype=dtype, device=namespace.device_of(p.mean, xp=xp))
     return Gaussian(zero, **spread)
 
 
@@ -120,8 +122,8 @@ def reduced(result: Array, reduction: str, *, xp: Any) -> Array:
     """Over the whole batch; by halves where the array is at hand, so that the order of addition is known."""
     if reduction == "none":
         return result
-    if None in result.shape or _namespace.library(xp) == "jax":  # of unknown size, or perhaps on several devices
+    if None in result.shape or namespace.library(xp) == "jax":  # of unknown size, or perhaps on several devices
         return xp.sum(result) if reduction == "sum" else xp.mean(result)
     flat = xp.reshape(result, (-1,))
-    summed = xp.sum(flat) if _namespace.is_lazy(result) else total(flat, xp=xp)
+    summed = xp.sum(flat) if namespace.is_lazy(result) else total(flat, xp=xp)
     return summed if reduction == "sum" else summed / flat.shape[0]

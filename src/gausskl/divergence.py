@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from . import _checks, _diagnosis, _namespace, fast
+from . import _checks, _diagnosis
+from ._arrays import namespace
+from ._fast import leaves
 from ._generic import Pair, reduced, standard_normal
-from ._interop import two_gaussians
+from ._interop.objects import two_gaussians
 from .gaussian import MOST_FORMS, Gaussian
 
 Array = Any
@@ -62,7 +64,7 @@ class Plan:
         )
 
 
-@_namespace.not_converted
+@namespace.not_converted
 def kl_divergence(
     p: Gaussian | Any,
     q: Gaussian | Any | None = None,
@@ -143,11 +145,11 @@ def kl_divergence(
             return result
     pair = Pair(p, q, per_dim)
     result = pair.run(validate)
-    with _namespace.quiet(pair.xp):
+    with namespace.quiet(pair.xp):
         return pair.finish(reduced(result, reduction, xp=pair.xp))
 
 
-@_namespace.not_converted
+@namespace.not_converted
 def plan(
     p: Gaussian | Any,
     q: Gaussian | Any | None = None,
@@ -199,13 +201,13 @@ def plan(
     if isinstance(job, str):
         obstacle, reason, computed_in, serves = job, job, None, "generic"
     else:
-        obstacle, reason, computed_in, serves = fast.obstacle_now(job), job.reason, job.computed_in, job.path
+        obstacle, reason, computed_in, serves = leaves.obstacle_now(job), job.reason, job.computed_in, job.path
         _can_serve(path, obstacle, job.precise)
     pair, standard = Pair(p, q, per_dim), ", the standard normal" if q is None else ""
     return Plan(
-        library=_namespace.library(pair.xp),
-        dtype=_namespace.name_of_dtype(pair.dtype),
-        computed_in=_namespace.name_of_dtype(pair.working) if obstacle else str(computed_in),
+        library=namespace.library(pair.xp),
+        dtype=namespace.name_of_dtype(pair.dtype),
+        computed_in=namespace.name_of_dtype(pair.working) if obstacle else str(computed_in),
         p=f"{p.structure} ({p.keyword})",
         q=f"{pair.q.structure} ({pair.q.keyword}){standard}",
         batch_shape=pair.batch_shape,
@@ -241,18 +243,18 @@ def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bo
     """
     p, q = two_gaussians(p, q)
     job = _job(p, q, False, "auto", False)
-    if isinstance(job, str) or fast.obstacle_now(job):
+    if isinstance(job, str) or leaves.obstacle_now(job):
         return
     try:
         job.engine.warm_up(job, _arrays(p, q), bool(gradients))
-    except fast.CannotCompile as error:
-        fast.give_up(job.path, error)
+    except leaves.CannotCompile as error:
+        leaves.give_up(job.path, error)
 
 
-_jobs: dict[Any, fast.Job | str] = {}
+_jobs: dict[Any, leaves.Job | str] = {}
 
 
-def _job(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bool) -> fast.Job | str:
+def _job(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bool) -> leaves.Job | str:
     """What a leaf is to do, or why none serves the pair; found out once for Gaussians of the same forms."""
     form_p, form_q = p.form, None if q is None else q.form
     known = form_p.plain and (form_q is None or form_q.plain)
@@ -266,11 +268,11 @@ def _job(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: boo
     # A diagonal pair is as good in any case.
     precise = precise and not p.structure == (p if q is None else q).structure == "diagonal"
     if not known:
-        _can_serve(path, fast.ANY, precise)
-        return fast.ANY
+        _can_serve(path, leaves.ANY, precise)
+        return leaves.ANY
     pair = Pair(p, q, per_dim)
     forms = (form_p,) if form_q is None else (form_p, form_q)
-    job = PATH_ASKED if path == "generic" else fast.job(forms, pair.batch_shape, per_dim, precise, path)
+    job = PATH_ASKED if path == "generic" else leaves.job(forms, pair.batch_shape, per_dim, precise, path)
     if isinstance(job, str):
         _can_serve(path, job, precise)
     if len(_jobs) >= MOST_FORMS:
@@ -287,15 +289,15 @@ def _can_serve(path: str, obstacle: str, precise: bool) -> None:
 
 
 def _by_leaf(
-    job: fast.Job, p: Gaussian, q: Gaussian | None, reduction: Reduction, validate: bool | None, path: str
+    job: leaves.Job, p: Gaussian, q: Gaussian | None, reduction: Reduction, validate: bool | None, path: str
 ) -> Array | None:
     """The divergence by a compiled kernel; None if there can be none here and now."""
-    obstacle = fast.obstacle_now(job)
+    obstacle = leaves.obstacle_now(job)
     if not obstacle:
         try:
             result, suspect = job.leaf.divergence(job, _arrays(p, q), reduction)
-        except fast.CannotCompile as error:
-            obstacle = fast.give_up(job.path, error)
+        except leaves.CannotCompile as error:
+            obstacle = leaves.give_up(job.path, error)
         except TypeError:  # a kernel does not take the arrays: are they on another device by now?
             before = p.form, q and q.form
             if before == (p.look_anew(), q and q.look_anew()):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _checks, _namespace
+from . import _checks
+from ._arrays import namespace
 
 Array = Any
 
@@ -51,11 +52,11 @@ class Form:
         self.keyword, self.packing, self.untyped = keyword, packing, untyped
         self.event_size = _checks.event_size(mean)
         self.batch_shape = _checks.batch_shape(mean, spread)
-        self.library = _namespace.library_of(mean)
+        self.library = namespace.library_of(mean)
         arrays = mean, *spread.values()
-        self.dtypes = tuple(_namespace.name_of_dtype(array.dtype) for array in arrays)
+        self.dtypes = tuple(namespace.name_of_dtype(array.dtype) for array in arrays)
         self.ndims = tuple(len(array.shape) for array in arrays)
-        self.on_gpu = _namespace.is_on_gpu(mean)
+        self.on_gpu = namespace.is_on_gpu(mean)
         self.seen = _seen(arrays)
         (self.mean_shape, self.mean_dtype, _), (self.spread_shape, self.spread_dtype, _), *more = self.seen
         if more or self.on_gpu:  # these two do not say it all; memory of a CPU no kernel takes once it is elsewhere
@@ -74,7 +75,7 @@ _forms: dict[Any, Form] = {}
 
 def _form(keyword: str, packing: str | None, mean: Array, spread: dict[str, Array], untyped: bool) -> Form:
     """The form of arrays, the one that was found before if there is one."""
-    signature = _namespace.signature(mean, *spread.values())
+    signature = namespace.signature(mean, *spread.values())
     if signature is None:
         return Form(keyword, packing, mean, spread, untyped)
     key = (signature, packing, *spread, *["untyped"] * untyped)
@@ -207,13 +208,13 @@ class Gaussian:
             spread["cov_factor"] = cov_factor
         if cov_diag is not None:
             spread["cov_diag"] = cov_diag
-        signature = _namespace.signature(mean, *spread.values())
+        signature = namespace.signature(mean, *spread.values())
         form = None if signature is None else _forms.get((signature, packing, *spread))
         self._numbers: dict[str, Any] = NOTHING  # what was given without a library or dtype
         if form is None:
             keyword = _checks.one_spread(spread, packing)
-            self._numbers = {k: v for k, v in {"mean": mean, **spread}.items() if _namespace.is_plain(v)}
-            spread, untyped = _namespace.adopt({"mean": mean, **spread})
+            self._numbers = {k: v for k, v in {"mean": mean, **spread}.items() if namespace.is_plain(v)}
+            spread, untyped = namespace.adopt({"mean": mean, **spread})
             mean = spread.pop("mean")
             form = _form(keyword, packing, mean, spread, untyped)
         self._form: Form = form
@@ -238,7 +239,7 @@ class Gaussian:
             and spread.dtype is form.spread_dtype
         ):
             return form  # one by one: a loop over the two would take as long as a fifth of a small call
-        if form.library in _namespace.UNCHANGEABLE or form.seen == _seen((mean, *self.arrays)):
+        if form.library in namespace.UNCHANGEABLE or form.seen == _seen((mean, *self.arrays)):
             return form
         return self.look_anew()
 
@@ -251,7 +252,7 @@ class Gaussian:
                 said[name] = self._numbers[name]
         try:
             for name, array in said.items():
-                _namespace.has_memory(name, array)
+                namespace.has_memory(name, array)
             again = Gaussian(**said)
         except (TypeError, ValueError) as error:
             raise type(error)(f"the arrays of a Gaussian changed after it was made: {error}") from error
@@ -306,7 +307,7 @@ class Gaussian:
         ValueError
             By torch, if it does not accept the values.
         """
-        from ._interop import to_torch_distribution
+        from ._interop.objects import to_torch_distribution
 
         return to_torch_distribution(self)
 

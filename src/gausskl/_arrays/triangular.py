@@ -1,0 +1,167 @@
+"""Triangular solves for stacks: the library's own where it has one, matrix products elsewhere.
+
+Large matrices are worked off in blocks of columns, so that what is known to be zero, or by symmetry, is not computed.
+How a matrix is cut depends on its size alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._checks import broadcast_shapes
+from .linalg import matmul, transpose
+from .namespace import library
+
+Array = Any
+
+BASE = 32  # rows of a block on the diagonal that is applied as its inverse
+COLUMNS = 8  # blocks of columns that a large matrix is cut into
+BY_COLUMNS = ("numpy", "array_api_strict", "torch")  # elsewhere one large solve is better than many small ones
+
+
+def solve_tril(factor: Array, b: Array, *, xp: Any) -> Array:
+    """Solve ``factor @ x = b`` for lower triangular factors; batch axes broadcast."""
+    return Triangle(factor, xp=xp).solve(b)
+
+
+class Triangle:
+    """A stack of lower triangular factors, ready to solve with any block of theirs that stands on the diagonal."""
+
+    def __init__(self, factor: Array, *, xp: Any) -> None:
+        self.factor, self.xp = factor, xp
+        self.own = _own_solver(xp)
+        self.scale: Array = None
+        self.blocks: list[tuple[Array, Array]] = []
+        if self.own is None:
+            self.scale = xp.linalg.diagonal(factor)[..., None]
+            self.blocks = _inverted_blocks(factor / self.scale, xp=xp)
+
+    def solve(self, b: Array, start: int = 0, stop: int | None = None) -> Array:
+        """factor[start:stop, start:stop]^-1 @ b; ``start`` and an inner ``stop`` are multiples of ``BASE``."""
+        stop = self.factor.shape[-1] if stop is None else stop
+        if self.own is not None:
+            return self.own(self.factor[..., start:stop, start:stop], b)
+        return self._substitute(b, start, stop)
+
+    def _substitute(self, b: Array, start: int, stop: int) -> Array:
+        """Forward substitution by halves, down to blocks whose inverses are at hand.
+
+        One step of refinement makes good what an inverse loses against substitution. What overflows stays infinite.
+        """
+        xp = self.xp
+        if stop - start <= BASE:
+            block, inverse = self.blocks[start // BASE]
+            b = b / self.scale[..., start:stop, :]
+            x = inverse @ b
+            x = x + inverse @ (b - block @ x)
+            return xp.where(xp.abs(b) == xp.inf, b, x)
+        half = -(-(stop - start) // (2 * BASE)) * BASE
+        middle = start + half
+        top = self._substitute(b[..., :half, :], start, middle)
+        rest = b[..., half:, :] - self.factor[..., middle:stop, start:middle] @ top
+        return _above(top, self._substitute(rest, middle, stop), xp=self.xp)
+
+    def solve_lower(self, b: Array) -> list[Array]:
+        """factor^-1 @ b for a lower triangular ``b``: blocks of columns, each from the diagonal down."""
+        return [self.solve(b[..., start:, start:stop], start) for start, stop in self._columns(b.shape[-1])]
+
+    def congruent(self, b: Array) -> Array:
+        """factor^-1 @ b @ factor^-T, symmetric, for a symmetric ``b``.
+
+        Where ``b`` is smaller than the factor, with the leading part of that. Of the product with one inverse, what
+        stands on and above the diagonal is enough: what is missing for the second one has been found in the columns
+        before, as their rows.
+        """
+        xp, size = self.xp, b.shape[-1]
+        blocks = self._columns(size)
+        upper = [self.solve(transpose(b[..., start:stop, :stop], xp=xp), 0, stop) for start, stop in blocks]
+        columns: list[Array] = []
+        for k, (start, stop) in enumerate(blocks):
+            rest = xp.concat([transpose(x[..., start:stop, :], xp=xp) for x in upper[k:]], axis=-2)
+            if not columns:
+                columns.append(_mirrored(self.solve(rest, start, size), xp=xp))
+                continue
+            left = xp.concat([x[..., start:stop, :] for x in columns], axis=-1)
+            known = matmul(left, transpose(self.factor[..., start:size, :start], xp=xp), xp=xp)
+            column = _mirrored(self.solve(rest - transpose(known, xp=xp), start, size), xp=xp)
+            columns.append(_above(transpose(left, xp=xp), column, xp=xp))
+        return xp.concat(columns, axis=-1)
+
+    def _columns(self, size: int) -> list[tuple[int, int]]:
+        """Where blocks of columns start and stop: one block of all where a solver is compiled for the whole."""
+        width = -(-size // (COLUMNS * BASE)) * BASE if library(self.xp) in BY_COLUMNS else size
+        return [(start, min(start + width, size)) for start in range(0, size, max(width, 1))]
+
+
+def _mirrored(column: Array, *, xp: Any) -> Array:
+    """A block of columns of a symmetric matrix, from the diagonal down, the rounding of its square part averaged."""
+    width = column.shape[-1]
+    square = column[..., :width, :]
+    square = square + 0.5 * (transpose(square, xp=xp) - square)
+    return square if column.shape[-2] == width else _above(square, column[..., width:, :], xp=xp)
+
+
+def _inverted_blocks(factor: Array, *, xp: Any) -> list[tuple[Array, Array]]:
+    """The blocks on the diagonal of unit factors, each with its inverse; those of equal size are inverted at once."""
+    size = factor.shape[-1]
+    starts = range(0, size, BASE)
+    stops = [min(k + BASE, size) for k in starts]
+    blocks = [factor[..., k:stop, k:stop] for k, stop in zip(starts, stops, strict=True)]
+    whole = size // BASE
+    inverses = []
+    if whole:
+        stack = _inverse(xp.stack(blocks[:whole], axis=-3), xp=xp)
+        inverses = [stack[..., k, :, :] for k in range(whole)]
+    inverses += [_inverse(block, xp=xp) for block in blocks[whole:]]
+    return list(zip(blocks, inverses, strict=True))
+
+
+def _inverse(factor: Array, *, xp: Any) -> Array:
+    """Inverses of small lower triangular matrices of unit diagonal, by halves."""
+    size = factor.shape[-1]
+    if size == 1:
+        return factor
+    half = size // 2
+    if 2 * half == size:
+        both = _inverse(xp.stack([factor[..., :half, :half], factor[..., half:, half:]]), xp=xp)
+        first, second = both[0, ...], both[1, ...]
+    else:
+        first, second = _inverse(factor[..., :half, :half], xp=xp), _inverse(factor[..., half:, half:], xp=xp)
+    below = -(second @ (factor[..., half:, :half] @ first))
+    top = xp.concat([first, xp.zeros_like(factor[..., :half, half:])], axis=-1)
+    return xp.concat([top, xp.concat([below, second], axis=-1)], axis=-2)
+
+
+def _own_solver(xp: Any) -> Any:
+    """The library's own solver, if it has one."""
+    name = library(xp)
+    if name == "torch":
+        import torch
+
+        return lambda factor, b: torch.linalg.solve_triangular(factor, b, upper=False)
+    if name == "tensorflow":
+        return xp.linalg.triangular_solve
+    if name not in ("jax", "cupy"):
+        return None
+    if name == "jax":
+        from jax.scipy.linalg import solve_triangular
+    else:
+        from cupyx.scipy.linalg import solve_triangular
+
+    def solve(factor: Array, b: Array) -> Array:
+        batch = broadcast_shapes(factor.shape[:-2], b.shape[:-2])
+        factor = xp.broadcast_to(factor, (*batch, *factor.shape[-2:]))
+        b = xp.broadcast_to(b, (*batch, *b.shape[-2:]))
+        if 0 in b.shape:  # CuPy takes no empty stack
+            return xp.zeros_like(b)
+        return solve_triangular(factor, b, lower=True)
+
+    return solve
+
+
+def _above(top: Array, bottom: Array, *, xp: Any) -> Array:
+    """One stack of matrices above another; batch axes broadcast."""
+    if top.shape[:-2] == bottom.shape[:-2]:
+        return xp.concat([top, bottom], axis=-2)
+    batch = broadcast_shapes(top.shape[:-2], bottom.shape[:-2])
+    return xp.concat([xp.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (top, bottom)], axis=-2)
