@@ -6,13 +6,14 @@ import math
 from itertools import zip_longest
 from typing import Any
 
+from ._spreads import PACKINGS, event_shape, stretches
+
 Array = Any
 
 SPREADS = (
     "std, var, log_std, log_var, cov, scale_tril, packed_tril (with packing), precision, "
     "or cov_factor together with cov_diag"
 )
-PACKINGS = ("row", "tfp")
 
 
 def one_spread(spread: dict[str, Array], packing: str | None) -> str:
@@ -82,11 +83,7 @@ def broadcast_shapes(*shapes: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _event_shape(name: str, array: Array, d: int) -> tuple[int, ...]:
-    if name in ("cov", "scale_tril", "precision"):
-        return (d, d)
-    if name == "packed_tril":
-        return (d * (d + 1) // 2,)
-    return (d, array.shape[-1] if len(array.shape) else 1) if name == "cov_factor" else (d,)
+    return event_shape(name, d, array.shape[-1] if len(array.shape) else 1)
 
 
 def batch_shape(mean: Array, spread: dict[str, Array]) -> tuple[int, ...]:
@@ -96,8 +93,7 @@ def batch_shape(mean: Array, spread: dict[str, Array]) -> tuple[int, ...]:
     for name, array in spread.items():
         event = _event_shape(name, array, d)
         has = shape(array)
-        stretches = name in ("std", "var", "log_std", "log_var", "cov_diag") and has[-1:] in ((), (1,))
-        if has[-len(event) :] != event and not stretches:
+        if has[-len(event) :] != event and not (stretches(name) and has[-1:] in ((), (1,))):
             wanted = ", ".join(["...", *map(str, event)])
             verb = "be broadcastable to" if event == (d,) else "have shape"
             raise ValueError(

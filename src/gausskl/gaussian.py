@@ -6,20 +6,9 @@ from typing import Any
 
 from . import _checks
 from ._arrays import namespace
+from ._spreads import STRUCTURE
 
 Array = Any
-
-STRUCTURE = {
-    "std": "diagonal",
-    "var": "diagonal",
-    "log_std": "diagonal",
-    "log_var": "diagonal",
-    "cov": "dense",
-    "scale_tril": "dense",
-    "packed_tril": "dense",
-    "precision": "dense",
-    "low_rank": "low rank",
-}
 
 
 class Form:

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-DIAGONAL = ("std", "var", "log_std", "log_var")
-DENSE = ("cov", "scale_tril", "packed_tril", "precision")
+from .._spreads import DIAGONAL, STRUCTURE
+
 LARGEST = 128  # dimensions of a dense pair: beyond, LAPACK is as quick and needs less memory
 LARGEST_PRECISE = 64
 LARGEST_ON_GPU = 16  # numbers that one thread can hold
@@ -137,9 +137,8 @@ class Job:
     @_Once
     def structure(self) -> str:
         """What the pair as a whole is: "diagonal", "low rank" or "dense"."""
-        if any(keyword == "low_rank" for keyword, _ in self.spreads):
-            return "low rank"
-        return "diagonal" if self.diagonal else "dense"
+        found = {STRUCTURE[keyword] for keyword, _ in self.spreads}
+        return "low rank" if "low rank" in found else "dense" if "dense" in found else "diagonal"
 
     @_Once
     def engine(self) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from .._arrays import namespace
 from .._arrays.linalg import below_mask, transpose
 from .._arrays.triangular import BASE, Triangle
+from .._spreads import EVENT_AXES
 from . import dense
 from .dense import Side, difference, from_factors, from_whitened, is_near, near_or_far, whitened
 
@@ -121,7 +122,7 @@ def reads(array: Array, *, xp: Any) -> bool:
 
 # Parts of a side: marginals of its first dimensions, and elements of the batch.
 
-EVENT_AXES = {"tril": (2,), "cov": (2,), "low_rank": (2, 1)}
+AXES = {**EVENT_AXES, "tril": (2,)}
 
 
 def _marginal(side: Side, size: int) -> Side:
@@ -154,7 +155,7 @@ def _elements(x: Any, index: Array, batch: tuple[int, ...], *, xp: Any) -> Any:
 
 def _each(side: Side, part: Callable[[Array, int], Array]) -> Side:
     """The side with a part of each of its arrays, taken by a function of the array and its number of event axes."""
-    scale, axes = side.scale, EVENT_AXES.get(side.keyword, (1,))
+    scale, axes = side.scale, AXES[side.keyword]
     if scale is not None and not isinstance(scale, Triangle):
         scale = part(scale, 1 if side.kind == "std" else 2)
     return side._replace(

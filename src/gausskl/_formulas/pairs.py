@@ -9,14 +9,13 @@ from .._arrays.linalg import factor_of_definite, same_shape, sizes, total
 from .._arrays.namespace import device_of
 from .._arrays.triangular import Triangle
 from .._checks import asymmetry
+from .._spreads import EVENT_AXES
 from . import dense, mixed, near_or_far
 from . import diagonal as diagonal_formulas
 from .low_rank import least_shares, least_variance_left, low_rank
 
 Array = Any
 Given = tuple[str, list[Array]]  # a spread made ready: its kind, and its arrays
-
-EVENT_AXES = {"cov": (2,), "scale_tril": (2,), "precision": (2,), "low_rank": (2, 1)}
 
 
 class Spread(NamedTuple):
@@ -28,7 +27,7 @@ class Spread(NamedTuple):
 
 def divergence(arrays: list[Array], *, p: Spread, q: Spread, per_dim: bool, dtype: Any, xp: Any) -> Array:
     """Divergence for the arrays of p (its mean first) followed by those of q, computed in ``dtype``."""
-    size = 1 + len(EVENT_AXES.get(p.keyword, (1,)))
+    size = 1 + len(EVENT_AXES[p.keyword])
     given_p, given_q = arrays[1].dtype, arrays[size + 1].dtype
     arrays = [array if array.dtype == dtype else xp.astype(array, dtype) for array in arrays]
     mean_p, *spread_p = arrays[:size]
@@ -58,7 +57,7 @@ def event_axes(*gaussians: Any) -> list[int]:
     """Number of event axes of each array, in the order that :func:`divergence` takes them; 0 for a number."""
     axes = []
     for gaussian in gaussians:
-        own = EVENT_AXES.get(gaussian.keyword, (1,))
+        own = EVENT_AXES[gaussian.keyword]
         axes += [1, *(min(n, len(array.shape)) for n, array in zip(own, gaussian.arrays, strict=True))]
     return axes
 

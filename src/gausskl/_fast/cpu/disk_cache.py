@@ -127,6 +127,6 @@ def _make(folder: Path) -> None:
 @functools.cache
 def _versions() -> tuple[str, ...]:
     package = Path(__file__).parents[2]
-    files = [*sorted((package / "_fast").rglob("*.py")), package / "_formulas" / "series.py"]
+    files = [*sorted((package / "_fast").rglob("*.py")), package / "_formulas" / "series.py", package / "_spreads.py"]
     source = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
     return sys.version, numba.__version__, llvmlite.__version__, source

@@ -23,7 +23,8 @@ import numpy as np
 
 from ..._checks import asymmetry
 from ..._formulas import exact
-from ..leaves import DENSE_ON_GPU, DIAGONAL, LARGEST_ON_GPU, Job
+from ..._spreads import DIAGONAL, event_shape
+from ..leaves import DENSE_ON_GPU, LARGEST_ON_GPU, Job
 from ..terms import diagonal
 from . import cuda_covariances
 from .cuda_diagonal import DIALECT, TYPE, WIDE
@@ -61,9 +62,7 @@ def source(spreads: Any, bits: int, d: int) -> str:
 
 def events(job: Job) -> list[tuple[int, ...]]:
     """Shapes of the mean and the spread of each side, without the batch."""
-    d = job.event_size
-    shapes: dict[str, tuple[int, ...]] = {"cov": (d, d), "scale_tril": (d, d), "packed_tril": (d * (d + 1) // 2,)}
-    return [shape for keyword, _ in job.spreads for shape in ((d,), shapes.get(keyword, (d,)))]
+    return [event_shape(name, job.event_size) for keyword, _ in job.spreads for name in ("mean", keyword)]
 
 
 def _head(p: str, q: str, bits: int, d: int) -> str:

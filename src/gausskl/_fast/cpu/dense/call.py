@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...._spreads import EVENT_AXES
 from ...batch import as_rows
 from ...dense_by_formula import formula, four, spreads
 from ...leaves import Job
@@ -59,7 +60,7 @@ def _block(job: Job) -> int:
 
 def events(job: Job) -> list[int]:
     """Event axes of mean and spread of p and of q."""
-    return [axes for keyword, _ in spreads(job) for axes in (1, kernels.AXES[keyword])]
+    return [axes for keyword, _ in spreads(job) for axes in (1, *EVENT_AXES[keyword])]
 
 
 def _step(job: Job, effort: float) -> int:

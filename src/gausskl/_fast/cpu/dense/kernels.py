@@ -11,6 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ...._spreads import EVENT_AXES
 from ...terms.operations import where
 from ..diagonal.kernels import compiled
 from ..simd import interleave, loops
@@ -22,10 +23,9 @@ from . import divergence
 from .divergence import Pair
 from .gradients import Gradients
 from .spreads import any_of
-from .workspace import DIAGONAL, work_bytes
+from .workspace import work_bytes
 
 LARGEST = {64: 1.7976931348623157e308, 32: 3.4028234663852886e38}
-AXES = {**dict.fromkeys((*DIAGONAL, "packed_tril"), 1), "cov": 2, "precision": 2, "scale_tril": 2}
 
 
 @functools.cache
@@ -93,7 +93,7 @@ def _numbers(builder: Any, spread: tuple[str, Any], d: Any) -> Any:
     keyword, packing = spread
     if packing:
         return builder.ashr(builder.mul(d, builder.add(d, I64(1))), I64(1))
-    return d if AXES[keyword] == 1 else builder.mul(d, d)
+    return d if EVENT_AXES[keyword] == (1,) else builder.mul(d, d)
 
 
 def _read(builder: Any, sources: Any, work: Any, d: Any, first: Any, start: Any, left: Any, key: Any) -> Any:
@@ -218,5 +218,5 @@ WORK = types.Array(types.uint8, 1, "C")
 def _inputs(keywords: tuple[Any, Any], bits: int) -> list[Any]:
     """Types of mean and spread of p and of q."""
     number = loops.NUMBER[bits]
-    axes = [axes for keyword, _ in keywords for axes in (1, AXES[keyword])]
+    axes = [axes for keyword, _ in keywords for axes in (1, *EVENT_AXES[keyword])]
     return [types.Array(number, 1 + each, "A", readonly=True) for each in axes]

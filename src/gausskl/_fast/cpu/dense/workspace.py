@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...._spreads import DIAGONAL
 from ..simd import interleave
 from ..simd.emitter import LANES, Arithmetic, Index, Value
 from ..simd.interleave import Source
@@ -9,8 +10,6 @@ from ..simd.lanes import BYTES, I64
 from . import spreads
 from .matrices import Factor, Tile
 from .spreads import Flaws
-
-DIAGONAL = ("std", "var", "log_std", "log_var")
 
 
 def work_bytes(n: int, wide: bool, gradients: bool) -> int:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from ...._formulas import pairs
+from ...._spreads import EVENT_AXES
 from ...leaves import Job
 from .. import compiler, threads
 from . import kernel as low_rank_kernel
 
 Array = Any
 
-EVENTS = [1, 2, 1]  # axes of mean, factor and diagonal
+EVENTS = [1, *EVENT_AXES["low_rank"]]  # axes of mean, factor and diagonal
 PIECE = 1e6  # nanoseconds of work, roughly, after which Ctrl-C is seen
 
 
