@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _checks, _diagnosis
 from ._arrays import batches, namespace
+from ._arrays.libraries import facts, name_of
 from ._arrays.linalg import total
 from ._formulas import pairs
 from .gaussian import Gaussian
@@ -29,7 +30,7 @@ class Pair:
         namespace.one_library({f"the mean of {'p' if side is self.p else 'q'}": side.mean for side in typed})
         self.like = typed[0].mean
         self.xp = namespace.namespace(self.like)
-        _checks.has_linalg(self.xp, namespace.library(self.xp), self.p, self.q)
+        _checks.has_linalg(self.xp, name_of(self.xp), self.p, self.q)
         self.dtype = namespace.floating_dtype(self.xp, [a for side in typed for a in (side.mean, *side.arrays)])
         self.working = namespace.computing_dtype(self.xp, self.dtype)
 
@@ -122,7 +123,7 @@ def reduced(result: Array, reduction: str, *, xp: Any) -> Array:
     """Over the whole batch; by halves where the array is at hand, so that the order of addition is known."""
     if reduction == "none":
         return result
-    if None in result.shape or namespace.library(xp) == "jax":  # of unknown size, or perhaps on several devices
+    if None in result.shape or facts(xp).sums_in_a_tree:  # of unknown size, or perhaps on several devices
         return xp.sum(result) if reduction == "sum" else xp.mean(result)
     flat = xp.reshape(result, (-1,))
     summed = xp.sum(flat) if namespace.is_lazy(result) else total(flat, xp=xp)

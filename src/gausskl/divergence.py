@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from . import _checks, _diagnosis
 from ._arrays import namespace
+from ._arrays.libraries import name_of
 from ._fast import leaves
 from ._generic import Pair, reduced, standard_normal
 from ._interop.objects import two_gaussians
@@ -205,7 +206,7 @@ def plan(
         _can_serve(path, obstacle, job.precise)
     pair, standard = Pair(p, q, per_dim), ", the standard normal" if q is None else ""
     return Plan(
-        library=namespace.library(pair.xp),
+        library=name_of(pair.xp),
         dtype=namespace.name_of_dtype(pair.dtype),
         computed_in=namespace.name_of_dtype(pair.working) if obstacle else str(computed_in),
         p=f"{p.structure} ({p.keyword})",

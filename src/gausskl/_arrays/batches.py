@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import namespace
+from .libraries import name_of
 
 Array = Any
 
@@ -55,7 +56,7 @@ BLOCK = 2**16
 def evaluate(formula: functools.partial[Any], arrays: list[Array], event_axes: list[int]) -> Array:
     """Evaluate a formula at once, or block after block along the longest axis of the batch."""
     xp = namespace.namespace(arrays[0])
-    if namespace.library(xp) == "jax":
+    if name_of(xp) == "jax":
         return _in_jax(functools.partial(formula, xp=xp), arrays, event_axes)
     if not _goes_block_by_block(arrays, event_axes, xp=xp):
         with namespace.quiet(xp):
@@ -79,7 +80,7 @@ def evaluate(formula: functools.partial[Any], arrays: list[Array], event_axes: l
 
 def _goes_block_by_block(arrays: list[Array], event_axes: list[int], *, xp: Any) -> bool:
     """NumPy does; torch where matrices are at hand, whose products and factors take turns with many small passes."""
-    name = namespace.library(xp)
+    name = name_of(xp)
     return name == "numpy" or (name == "torch" and max(event_axes) == 2 and all(map(namespace.can_be_read, arrays)))
 
 

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .namespace import library
+from .libraries import name_of
 
 Formula = Callable[..., Any]
 
@@ -40,15 +40,15 @@ def with_gradient(gradient: Formula, event_axes: tuple[int, ...] | None = None) 
 
         @functools.wraps(formula)
         def differentiable(*arrays: Any, xp: Any) -> Any:
-            if library(xp) == "jax":
+            if name_of(xp) == "jax":
                 from . import derivatives_jax
 
                 return derivatives_jax.FUNCTIONS[name](*arrays)
-            if library(xp) == "tensorflow":
+            if name_of(xp) == "tensorflow":
                 from . import derivatives_tensorflow
 
                 return derivatives_tensorflow.FUNCTIONS[name](*arrays)
-            if library(xp) == "torch":
+            if name_of(xp) == "torch":
                 from . import derivatives_torch
 
                 return derivatives_torch.call(name, arrays)

@@ -5,11 +5,11 @@ A matrix that is not positive definite gives NaN in its own element of the stack
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from .._checks import broadcast_shapes
-from .namespace import can_be_read, device_of, library
+from .libraries import facts, name_of
+from .namespace import can_be_read, device_of
 
 Array = Any
 
@@ -21,9 +21,9 @@ def nan_unless(valid: Array, x: Array, *, xp: Any) -> Array:
 
 def matmul(a: Array, b: Array, *, xp: Any) -> Array:
     """Matrix product in the full precision of the dtype."""
-    if library(xp) == "jax":
+    if name_of(xp) == "jax":
         return xp.matmul(a, b, precision="highest")
-    if library(xp) == "torch":
+    if name_of(xp) == "torch":
         return _product_of_tensors(a, b)
     return xp.matmul(a, b)
 
@@ -41,15 +41,14 @@ def _product_of_tensors(a: Array, b: Array) -> Array:
     return torch.matmul(a, b)
 
 
-# LAPACK takes up to twice its time for matrices whose columns all lie in the same few lines of the cache: those whose
-# size is a power of two, from this one on.
-BAD_STRIDE = {"numpy": 256, "torch": 128}
-
-
 def cholesky(a: Array, *, xp: Any) -> Array:
-    """Lower Cholesky factors of a stack of matrices, NaN where a matrix is not positive definite."""
+    """Lower Cholesky factors of a stack of matrices, NaN where a matrix is not positive definite.
+
+    LAPACK takes up to twice its time for matrices whose columns all lie in the same few lines of the cache: those whose
+    size is a power of two, from some size on.
+    """
     size = a.shape[-1]
-    if size >= BAD_STRIDE.get(library(xp), math.inf) and size & (size - 1) == 0:
+    if size >= facts(xp).bad_stride and size & (size - 1) == 0:
         return _cholesky(_bordered(a, 8, xp=xp), xp=xp)[..., :size, :size]
     return _cholesky(a, xp=xp)
 
@@ -76,7 +75,7 @@ def _bordered(a: Array, more: int, *, xp: Any) -> Array:
 
 
 def _cholesky(a: Array, *, xp: Any) -> Array:
-    name = library(xp)
+    name = name_of(xp)
     if name == "torch":
         import torch
 
@@ -136,7 +135,7 @@ def identities(size: int, like: Array, *, xp: Any) -> Array:
 
 def sizes(x: Array, *, xp: Any) -> tuple[Any, ...]:
     """Shape of an array; sizes that only the run will tell are there as symbols that can be part of a new shape."""
-    return xp.sizes(x) if library(xp) == "tensorflow" else tuple(x.shape)
+    return xp.sizes(x) if name_of(xp) == "tensorflow" else tuple(x.shape)
 
 
 def transpose(x: Array, *, xp: Any) -> Array:
@@ -150,7 +149,7 @@ def same_shape(*arrays: Array, xp: Any) -> list[Array]:
     XLA turns division by a broadcast array into multiplication by a reciprocal, so that a row shared by a batch
     would not give the bits that it gives alone.
     """
-    return list(xp.broadcast_arrays(*arrays)) if library(xp) == "jax" else list(arrays)
+    return list(xp.broadcast_arrays(*arrays)) if name_of(xp) == "jax" else list(arrays)
 
 
 def half_square_total(z: Array, *, xp: Any) -> Array:
@@ -166,7 +165,7 @@ def flat(x: Array, *, xp: Any) -> Array:
 
 def beside(*matrices: Array, xp: Any) -> Array:
     """The columns of several stacks of matrices side by side; batch axes broadcast."""
-    together = xp.broadcast_shapes if library(xp) == "tensorflow" else broadcast_shapes
+    together = xp.broadcast_shapes if name_of(xp) == "tensorflow" else broadcast_shapes
     batch = together(*(sizes(matrix, xp=xp)[:-2] for matrix in matrices))
     return xp.concat([xp.broadcast_to(matrix, (*batch, *matrix.shape[-2:])) for matrix in matrices], axis=-1)
 
@@ -182,7 +181,7 @@ def total(x: Array, *, xp: Any) -> Array:
     The order of the additions depends on the length of the axis alone, so the same row gives the same bits in
     any batch, and the rounding error grows with the logarithm of the length. XLA sums in such a tree by itself.
     """
-    if library(xp) == "jax":
+    if facts(xp).sums_in_a_tree:
         return xp.sum(x, axis=-1)
     odd = []
     while x.shape[-1] > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import sys
 from decimal import Decimal
 from numbers import Number
 from typing import Any
@@ -12,26 +13,14 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
+from .libraries import BY_HOME, LIBRARIES, UNKNOWN, facts, name_of
+
 Array = Any
-
-
-OURS = __name__.partition(".")[0]
-KNOWN = ("numpy", "torch", "jax", "jaxlib", "cupy", "dask", "tensorflow")
-UNCHANGEABLE = ("jax", "tensorflow")  # once made, an array keeps its shape and dtype
-MOVES_FREELY = ("jax", "dask", "tensorflow")  # arrays of one device go with those of another
-
-
-def library(xp: Any) -> str:
-    """Name of the library behind a namespace: "numpy", "torch", "jax", "dask", "cupy", "array_api_strict", ..."""
-    first, *rest = xp.__name__.split(".")
-    if first == OURS:  # a shim of this package has the name of its library
-        return str(rest[-1])
-    return str(rest[0] if first == "array_api_compat" else first).removeprefix("_")
 
 
 def library_of(array: Array) -> str:
     """Name of the library that an array belongs to."""
-    return library(namespace(array))
+    return name_of(namespace(array))
 
 
 def namespace(array: Array) -> Any:
@@ -58,9 +47,14 @@ def namespace(array: Array) -> Any:
     return found
 
 
+def can_change(library: str) -> bool:
+    """Whether an array of a library may get another shape, dtype or device after it was made."""
+    return LIBRARIES.get(library, UNKNOWN).changeable
+
+
 def device_of(array: Array, *, xp: Any) -> Any:
     """Device to create new arrays on; None lets those libraries choose that move arrays by themselves."""
-    return None if library(xp) in MOVES_FREELY else array.device
+    return None if facts(xp).moves_freely else array.device
 
 
 def is_on_gpu(array: Array) -> bool:
@@ -141,7 +135,7 @@ def has_memory(name: str, array: Any) -> None:
 
 def moved(array: Array, *, xp: Any, dtype: Any, device: Any) -> Array:
     """The array itself if it belongs to the namespace, else a copy that does: numbers that came without a library."""
-    return array if library_of(array) == library(xp) else xp.asarray(array, dtype=dtype, device=device)
+    return array if library_of(array) == name_of(xp) else xp.asarray(array, dtype=dtype, device=device)
 
 
 def floating_dtype(xp: Any, arrays: Any) -> Any:
@@ -154,7 +148,7 @@ def floating_dtype(xp: Any, arrays: Any) -> Any:
 
 def widest_integer(xp: Any) -> Any:
     """The widest signed integers of a library; JAX has those of 64 bits only where it is told so."""
-    return xp.asarray(0).dtype if library(xp) == "jax" else xp.int64
+    return xp.asarray(0).dtype if name_of(xp) == "jax" else xp.int64
 
 
 def computing_dtype(xp: Any, dtype: Any) -> Any:
@@ -164,7 +158,7 @@ def computing_dtype(xp: Any, dtype: Any) -> Any:
     """
     if xp.finfo(dtype).bits < 32:
         return xp.float32
-    return xp.float64 if library(xp) in ("numpy", "dask", "array_api_strict") else dtype
+    return dtype if facts(xp).float32_functions else xp.float64
 
 
 def one_library(arrays: dict[str, Array]) -> None:
@@ -176,7 +170,7 @@ def one_library(arrays: dict[str, Array]) -> None:
                 f"{first} is an array of {a} and {name} one of {b}: all arrays of a call must come from one library, "
                 f"so convert one of them first"
             )
-        if a not in MOVES_FREELY and arrays[first].device != arrays[name].device:
+        if not LIBRARIES.get(a, UNKNOWN).moves_freely and arrays[first].device != arrays[name].device:
             raise ValueError(
                 f"{first} is on {arrays[first].device} and {name} on {arrays[name].device}: all arrays of a call must "
                 f"be on one device, so move one of them first"
@@ -231,10 +225,10 @@ def _refuse_items(name: str, kind: str, items: Any) -> None:
         elif not isinstance(item, (bool, int, float, complex, np.generic, np.ndarray)):
             home, hint = home_of(item), ""
             what = f"{home}.{type(item).__qualname__}".removeprefix("builtins.")
-            if array_api_compat.is_array_api_obj(item) or home.partition(".")[0] in KNOWN:
-                family = {"jax": "jax.numpy", "jaxlib": "jax.numpy", "tensorflow": "tf", "dask": "dask.array"}
-                first = home.partition(".")[0]
-                hint = f"; make one array of them with {family.get(first, first)}.stack"
+            first = home.partition(".")[0]
+            if array_api_compat.is_array_api_obj(item) or first in BY_HOME:
+                spelt = BY_HOME.get(first, UNKNOWN).spelt or first
+                hint = f"; make one array of them with {spelt}.stack"
             elif isinstance(item, (Number, Decimal)):
                 hint = "; convert it with float(...)"
             raise TypeError(f"{name} is {kind} that holds a {what}: expected real numbers{hint}")
@@ -257,7 +251,7 @@ def _refuse_unsuitable(name: str, array: Any) -> None:
             f"{name} is a numpy.matrix, which has no batch axes: convert it with numpy.asarray, or, if it is one row "
             "or column, with .A1"
         )
-    known = home_of(array).partition(".")[0] in KNOWN and hasattr(array, "dtype")
+    known = home_of(array).partition(".")[0] in BY_HOME and hasattr(array, "dtype")
     if not known and not array_api_compat.is_array_api_obj(array):
         hint = "; convert it with .to_numpy(), which keeps no labels" if hasattr(array, "to_numpy") else ""
         if isinstance(array, (Number, Decimal)) and not isinstance(array, complex):
@@ -271,7 +265,7 @@ def _refuse_unsuitable(name: str, array: Any) -> None:
     if "torch" in kind and "strided" not in str(array.layout):
         raise TypeError(f"{name} is a {array.layout} tensor: convert it with .to_dense()")
     xp = namespace(array)
-    if library(xp) == "tensorflow" and not xp.is_dense(array):
+    if name_of(xp) == "tensorflow" and not xp.is_dense(array):
         how = {"SparseTensor": "tf.sparse.to_dense", "RaggedTensor": ".to_tensor() if all rows are equally long"}
         raise TypeError(
             f"{name} is a {type(array).__name__}: convert it with "
@@ -360,6 +354,11 @@ def _has_value(array: Array) -> bool:
     return True
 
 
+def threads_of(library: str) -> int | None:
+    """How many threads a library uses for one operation; None if it does not say."""
+    return int(sys.modules["torch"].get_num_threads()) if library == "torch" else None
+
+
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     """NumPy copy of an array, for a look at its values after something went wrong."""
     if library_of(array) == "torch":
@@ -392,4 +391,4 @@ def _quiet_numpy() -> Any:
 
 def quiet(xp: Any) -> Any:
     """Context without floating-point warnings: an overflow inside a branch not taken concerns nobody."""
-    return _quiet_numpy() if library(xp) in ("numpy", "array_api_strict") else contextlib.nullcontext()
+    return _quiet_numpy() if facts(xp).warns else contextlib.nullcontext()

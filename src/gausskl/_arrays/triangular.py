@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from .._checks import broadcast_shapes
+from .libraries import facts, name_of
 from .linalg import matmul, transpose
-from .namespace import library
 
 Array = Any
 
 BASE = 32  # rows of a block on the diagonal that is applied as its inverse
 COLUMNS = 8  # blocks of columns that a large matrix is cut into
-BY_COLUMNS = ("numpy", "array_api_strict", "torch")  # elsewhere one large solve is better than many small ones
 
 
 def solve_tril(factor: Array, b: Array, *, xp: Any) -> Array:
@@ -89,7 +88,7 @@ class Triangle:
 
     def _columns(self, size: int) -> list[tuple[int, int]]:
         """Where blocks of columns start and stop: one block of all where a solver is compiled for the whole."""
-        width = -(-size // (COLUMNS * BASE)) * BASE if library(self.xp) in BY_COLUMNS else size
+        width = -(-size // (COLUMNS * BASE)) * BASE if facts(self.xp).small_solves else size
         return [(start, min(start + width, size)) for start in range(0, size, max(width, 1))]
 
 
@@ -134,7 +133,7 @@ def _inverse(factor: Array, *, xp: Any) -> Array:
 
 def _own_solver(xp: Any) -> Any:
     """The library's own solver, if it has one."""
-    name = library(xp)
+    name = name_of(xp)
     if name == "torch":
         import torch
 

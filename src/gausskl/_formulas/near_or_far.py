@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._arrays import namespace
+from .._arrays.libraries import facts
 from .._arrays.linalg import below_mask, transpose
 from .._arrays.triangular import BASE, Triangle
 from .._spreads import EVENT_AXES
@@ -19,7 +20,6 @@ from .dense import Side, difference, from_factors, from_whitened, is_near, near_
 
 Array = Any
 
-READS = ("numpy", "array_api_strict", "torch")
 SHARE = 4  # of many dimensions, one in so many is looked at first
 
 
@@ -90,7 +90,7 @@ def symmetric(matrix: Array, tolerance: float, *, xp: Any) -> Array:
 def lower_factor(factor: Array, *, xp: Any) -> Array:
     """As :func:`.dense.lower_factor`; the factors themselves if nothing is above a diagonal, or negative on it."""
     keep = (
-        namespace.library(xp) != "torch"  # there, a factor kept and one made ready differ in the last bits
+        not facts(xp).bits_by_layout  # there, a factor kept and one made ready differ in the last bits
         and _reads_only(factor, xp=xp)
         and not bool(xp.any(xp.linalg.diagonal(factor) < 0))
         and not any(bool(xp.any(_above(factor[..., rows, rows.start :], xp=xp))) for rows in _strips(factor))
@@ -113,11 +113,11 @@ def _reads_only(array: Array, *, xp: Any) -> bool:
     """Whether an array may be used as it was given: for its numbers alone, and lying in memory as a new one would."""
     if not reads(array, xp=xp) or namespace.is_differentiated(array):
         return False
-    return namespace.library(xp) != "torch" or array.is_contiguous()
+    return not facts(xp).bits_by_layout or array.is_contiguous()
 
 
 def reads(array: Array, *, xp: Any) -> bool:
-    return namespace.library(xp) in READS and namespace.can_be_read(array)
+    return facts(xp).reads_freely and namespace.can_be_read(array)
 
 
 # Parts of a side: marginals of its first dimensions, and elements of the batch.

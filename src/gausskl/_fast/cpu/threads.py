@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
+
+from ..._arrays.namespace import threads_of
 
 _own = threading.local()
 
@@ -45,8 +46,9 @@ if hasattr(os, "register_at_fork"):
 
 def count(library: str) -> int:
     """How many threads to use: what the array library uses, else OMP_NUM_THREADS, else one per processor."""
-    if library == "torch":
-        return min(int(sys.modules["torch"].get_num_threads()), MOST)
+    own = threads_of(library)
+    if own is not None:
+        return min(own, MOST)
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if wanted.isdigit() and int(wanted):
         return min(int(wanted), MOST)
