@@ -16,7 +16,7 @@ import pytest
 from on_processor import address
 
 import gausskl as gk
-from gausskl._fast import leaves
+from gausskl._fast import contract, gpu
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 
@@ -91,7 +91,7 @@ def leaf(tmp_path_factory):
 def _forget():
     """Let the next import of the leaf find the CuPy that is there then."""
     sys.modules.pop("gausskl._fast.gpu.leaf_cupy", None)
-    vars(leaves).pop("_cupy", None)
+    vars(gpu).pop("leaf_cupy", None)
 
 
 def divergence(leaf, p, q=None, reduction="none", per_dim=False):
@@ -101,7 +101,7 @@ def divergence(leaf, p, q=None, reduction="none", per_dim=False):
     want = gk.kl_divergence(*sides, reduction=reduction, per_dim=per_dim, path="generic")
     batch = np.broadcast_shapes(*(side.batch_shape for side in sides))
     dtype = sides[0].mean.dtype
-    job = leaves.Job("cupy", "cupy", spreads, 8 * dtype.itemsize, batch, sides[0].event_size, per_dim, False)
+    job = contract.Job("cupy", "cupy", spreads, 8 * dtype.itemsize, batch, sides[0].event_size, per_dim, False)
     arrays = [here(array) for side in sides for array in (side.mean, *side.arrays)]
     before = [array.copy() for array in arrays]
     got, values = leaf.divergence(job, tuple(arrays), reduction)

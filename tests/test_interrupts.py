@@ -75,7 +75,7 @@ print(gk.plan(p, q).path)
 
 def test_a_second_ctrl_c_is_answered_at_once():
     code = """
-from gausskl._fast.leaves import uninterrupted
+from gausskl._fast.contract import uninterrupted
 signal.signal(signal.SIGINT, signal.default_int_handler)
 done = []
 try:

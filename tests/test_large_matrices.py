@@ -8,7 +8,7 @@ from test_accuracy_dense import by_cov, case
 
 import reference
 from gausskl._arrays import triangular
-from gausskl._formulas.diagonal import near_or_far
+from gausskl._formulas import near_or_far
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ pytest.importorskip("numba")
 
 from gausskl._fast.cpu import threads as cpu_threads
 from gausskl._fast.cpu.diagonal import call as diagonal_call
-from gausskl._formulas.diagonal import pairs
+from gausskl._formulas import pairs
 
 HAS_TORCH = Backend.TORCH in NAMESPACES
 if HAS_TORCH:

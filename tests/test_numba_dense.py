@@ -29,11 +29,11 @@ from helpers import Backend, make, to_numpy
 
 pytest.importorskip("numba")
 
-from gausskl._fast.cpu import compiler
+from gausskl._fast.cpu import leaf
 from gausskl._fast.cpu import threads as cpu_threads
 from gausskl._fast.cpu.dense import call as dense_call
-from gausskl._formulas.diagonal import pairs as formula_pairs
-from gausskl.divergence import _job
+from gausskl._formulas import pairs as formula_pairs
+from gausskl._plan import job_of
 
 FACTORS = "scale_tril", "row", "tfp"
 MATRICES = "cov", "precision"
@@ -97,7 +97,7 @@ def kernels_alone(monkeypatch, request):
     def never(*_):
         raise AssertionError("the kernel could not compute something")
 
-    monkeypatch.setattr(compiler, "_by_formula", never)
+    monkeypatch.setattr(leaf, "_by_formula", never)
 
 
 def check(name_p, name_q, p, q):
@@ -635,7 +635,7 @@ def test_precise_with_many_dimensions(name):
 def test_the_workspace_is_small():
     for d, precise in ((128, False), (64, True)):
         for gradients in (False, True):
-            job = _job(identity(d), identity(d), False, "auto", precise)
+            job = job_of(identity(d), identity(d), False, "auto", precise)
             assert dense_call._work_size(job, gradients) <= 16e6
 
 
@@ -675,7 +675,7 @@ def test_a_kernel_reads_no_old_numbers_and_writes_to_its_workspace_alone(monkeyp
 def test_results_are_written_to_their_rows_alone(name_p, name_q):
     for size in (1, 7, 8, 11):
         p, q = drawn(name_p, name_q, (size,))
-        job = _job(gaussian(p), gaussian(q), False, "auto", False)
+        job = job_of(gaussian(p), gaussian(q), False, "auto", False)
         arrays = [a for g in (p, q) for k, a in g.items() if k != "packing"]
         out = np.full(size + 16, 7.0)
         work = np.empty(dense_call._work_size(job, False), np.uint8)

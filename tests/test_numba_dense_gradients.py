@@ -24,7 +24,7 @@ from torch.autograd import forward_ad, grad, gradcheck, gradgradcheck
 
 from gausskl._fast.cpu import threads as cpu_threads
 from gausskl._fast.cpu.dense import call
-from gausskl.divergence import _job
+from gausskl._plan import job_of
 
 FACTORS = "scale_tril", "row", "tfp"
 PAIRS = [
@@ -493,7 +493,7 @@ def test_gradients_are_written_to_their_rows_alone(name_p, name_q):
     for size, d in itertools.product((1, 7, 8, 11), (3, 5)):
         p, q = drawn(name_p, name_q, (size,), d)
         want = gradients(p, q)
-        job = _job(gk.Gaussian(**p), gk.Gaussian(**q), False, "auto", False)
+        job = job_of(gk.Gaussian(**p), gk.Gaussian(**q), False, "auto", False)
         arrays = [a for g in (p, q) for k, a in g.items() if k != "packing"]
         whole = [np.full((size + 9, a[0].size), 7.0) for a in arrays]
         outputs, nothing = [a[1 : size + 1] for a in whole], np.empty((0, 8))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mpmath import mp
 
-from gausskl._formulas.diagonal.series import ATANH_TAIL, ATANH_TAIL_NARROW, EXPM1_TAIL, EXPM1_TAIL_NARROW
+from gausskl._formulas.series import ATANH_TAIL, ATANH_TAIL_NARROW, EXPM1_TAIL, EXPM1_TAIL_NARROW
 
 
 def atanh_tail(y):

@@ -17,6 +17,7 @@ import pytest
 from test_cupy_leaf import LAYOUTS, agree, drawn
 
 import gausskl as gk
+from gausskl._fast import contract, gpu
 from gausskl._fast import leaves as leaf_table
 
 torch = pytest.importorskip("torch")
@@ -69,7 +70,7 @@ def leaf(tmp_path_factory):
 def _forget():
     """Let the next import of the leaf find the CUDA that is there then."""
     sys.modules.pop("gausskl._fast.gpu.leaf_cuda", None)
-    vars(leaf_table).pop("_torch_cuda", None)
+    vars(gpu).pop("leaf_cuda", None)
 
 
 def pair(keywords, dtype, layout):
@@ -91,7 +92,7 @@ def divergence(leaf, *sides, reduction="none"):
     batch = np.broadcast_shapes(*(side.batch_shape for side in sides))
     spreads = tuple((side.keyword, side.packing) for side in sides)
     bits = 8 * mean.element_size()
-    job = leaf_table.Job("cuda", "torch", spreads, bits, tuple(batch), sides[0].event_size, False, False)
+    job = contract.Job("cuda", "torch", spreads, bits, tuple(batch), sides[0].event_size, False, False)
     given = tuple(array for side in sides for array in (side.mean, *side.arrays))
     before = [array.clone() for array in given]
     got, values = leaf.divergence(job, given, reduction)
@@ -177,7 +178,7 @@ def test_what_cannot_run_is_left_to_the_formulas(leaf, monkeypatch):
 
     p = tensors(drawn("cov", (7, 3), (7, 3, 3), "float64", 0))
     monkeypatch.setattr(leaf, "launch", fails)
-    with pytest.raises(leaf_table.CannotCompile, match="RuntimeError: CUDA_ERROR_INVALID_SOURCE"):
+    with pytest.raises(contract.CannotCompile, match="RuntimeError: CUDA_ERROR_INVALID_SOURCE"):
         divergence(leaf, p)
 
 

@@ -1,7 +1,8 @@
 """Kullback-Leibler divergence between Gaussians, on whatever array you hold."""
 
 from ._interop.objects import as_gaussian
-from .divergence import Plan, kl_divergence, plan, warm_up
+from ._plan import Plan
+from .divergence import kl_divergence, plan, warm_up
 from .gaussian import Gaussian
 
 __all__ = ["Gaussian", "Plan", "as_gaussian", "kl_divergence", "plan", "warm_up"]

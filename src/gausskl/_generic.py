@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _checks, _diagnosis
-from ._arrays import batches, namespace
+from ._arrays import adopt, batches, namespace
 from ._arrays.libraries import facts, name_of
 from ._arrays.linalg import total
 from ._formulas import pairs
@@ -27,7 +27,7 @@ class Pair:
             _checks.both_diagonal(self.p, self.q)
         self.per_dim = per_dim
         typed = [side for side in (self.p, self.q) if not side.form.untyped] or [self.p]
-        namespace.one_library({f"the mean of {'p' if side is self.p else 'q'}": side.mean for side in typed})
+        adopt.one_library({f"the mean of {'p' if side is self.p else 'q'}": side.mean for side in typed})
         self.like = typed[0].mean
         self.xp = namespace.namespace(self.like)
         _checks.has_linalg(self.xp, name_of(self.xp), self.p, self.q)
@@ -38,7 +38,7 @@ class Pair:
         """The divergence of each element of the batch, in the dtype everything is computed in."""
         device = namespace.device_of(self.like, xp=self.xp)
         arrays = [
-            namespace.moved(array, xp=self.xp, dtype=self.working, device=device)
+            adopt.moved(array, xp=self.xp, dtype=self.working, device=device)
             for side in (self.p, self.q)
             for array in (side.mean, *side.arrays)
         ]

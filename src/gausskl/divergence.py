@@ -2,67 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from . import _checks, _diagnosis
 from ._arrays import namespace
 from ._arrays.libraries import name_of
 from ._fast import leaves
+from ._fast.contract import CannotCompile, Job
 from ._generic import Pair, reduced, standard_normal
 from ._interop.objects import two_gaussians
-from .gaussian import MOST_FORMS, Gaussian
+from ._plan import Plan, can_serve, job_of
+from .gaussian import Gaussian
 
 Array = Any
 Reduction = Literal["none", "sum", "mean"]
 
 REDUCTIONS = ("none", "sum", "mean")
-PATHS = ("auto", "generic", "numba", "triton", "cuda", "cupy")
-PATH_ASKED = "the array-API formulas, as asked"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What would run for a pair of Gaussians, and why. Print it.
-
-    Attributes
-    ----------
-    library : str
-        Library of the arrays and of the result.
-    dtype, computed_in : str
-        Dtype of the result, and the one everything is computed in.
-    p, q : str
-        How the two spreads are described.
-    batch_shape : tuple of int
-        Shape of the result without reduction.
-    event_size : int
-        Number of dimensions.
-    path : str
-        The path that runs.
-    reason : str
-        Why it is that path.
-    """
-
-    library: str
-    dtype: str
-    computed_in: str
-    p: str
-    q: str
-    batch_shape: tuple[int, ...]
-    event_size: int
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        return "\n".join(
-            [
-                f"p: {self.p}",
-                f"q: {self.q}",
-                f"arrays: {self.library}, {self.dtype}, computed in {self.computed_in}",
-                f"batch: {self.batch_shape}, dimensions: {self.event_size}",
-                f"path: {self.path} ({self.reason})",
-            ]
-        )
 
 
 @namespace.not_converted
@@ -139,7 +94,7 @@ def kl_divergence(
     if validate is not None:
         _checks.one_of("validate", validate, (None, True, False))
     p, q = two_gaussians(p, q)
-    job = _job(p, q, per_dim, path, precise)
+    job = job_of(p, q, per_dim, path, precise)
     if not isinstance(job, str):
         result = _by_leaf(job, p, q, reduction, validate, path)
         if result is not None:
@@ -198,12 +153,12 @@ def plan(
     path: generic (the array-API formulas, as asked)
     """
     p, q = two_gaussians(p, q)
-    job = _job(p, q, per_dim, path, precise)
+    job = job_of(p, q, per_dim, path, precise)
     if isinstance(job, str):
         obstacle, reason, computed_in, serves = job, job, None, "generic"
     else:
         obstacle, reason, computed_in, serves = leaves.obstacle_now(job), job.reason, job.computed_in, job.path
-        _can_serve(path, obstacle, job.precise)
+        can_serve(path, obstacle, job.precise)
     pair, standard = Pair(p, q, per_dim), ", the standard normal" if q is None else ""
     return Plan(
         library=name_of(pair.xp),
@@ -243,61 +198,24 @@ def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bo
     >>> gk.warm_up(gk.Gaussian([0.0], std=1.0), gk.Gaussian([0.0], std=1.0))
     """
     p, q = two_gaussians(p, q)
-    job = _job(p, q, False, "auto", False)
+    job = job_of(p, q, False, "auto", False)
     if isinstance(job, str) or leaves.obstacle_now(job):
         return
     try:
         job.engine.warm_up(job, _arrays(p, q), bool(gradients))
-    except leaves.CannotCompile as error:
+    except CannotCompile as error:
         leaves.give_up(job.path, error)
 
 
-_jobs: dict[Any, leaves.Job | str] = {}
-
-
-def _job(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bool) -> leaves.Job | str:
-    """What a leaf is to do, or why none serves the pair; found out once for Gaussians of the same forms."""
-    form_p, form_q = p.form, None if q is None else q.form
-    known = form_p.plain and (form_q is None or form_q.plain)
-    if known:
-        key = form_p, form_q, per_dim, path, precise
-        job = _jobs.get(key)
-        if job is not None:
-            return job
-    _checks.one_of("path", path, PATHS)
-    _checks.one_of("precise", precise, (True, False))
-    # A diagonal pair is as good in any case.
-    precise = precise and not p.structure == (p if q is None else q).structure == "diagonal"
-    if not known:
-        _can_serve(path, leaves.ANY, precise)
-        return leaves.ANY
-    pair = Pair(p, q, per_dim)
-    forms = (form_p,) if form_q is None else (form_p, form_q)
-    job = PATH_ASKED if path == "generic" else leaves.job(forms, pair.batch_shape, per_dim, precise, path)
-    if isinstance(job, str):
-        _can_serve(path, job, precise)
-    if len(_jobs) >= MOST_FORMS:
-        _jobs.clear()
-    _jobs[key] = job
-    return job
-
-
-def _can_serve(path: str, obstacle: str, precise: bool) -> None:
-    if obstacle and path not in ("auto", "generic"):
-        raise ValueError(f'path="{path}" cannot serve this call: {obstacle}; leave path out, or give path="generic"')
-    if obstacle and precise:
-        raise ValueError(f"precise=True cannot serve this call: {obstacle}; leave precise out")
-
-
 def _by_leaf(
-    job: leaves.Job, p: Gaussian, q: Gaussian | None, reduction: Reduction, validate: bool | None, path: str
+    job: Job, p: Gaussian, q: Gaussian | None, reduction: Reduction, validate: bool | None, path: str
 ) -> Array | None:
     """The divergence by a compiled kernel; None if there can be none here and now."""
     obstacle = leaves.obstacle_now(job)
     if not obstacle:
         try:
             result, suspect = job.leaf.divergence(job, _arrays(p, q), reduction)
-        except leaves.CannotCompile as error:
+        except CannotCompile as error:
             obstacle = leaves.give_up(job.path, error)
         except TypeError:  # a kernel does not take the arrays: are they on another device by now?
             before = p.form, q and q.form
@@ -308,7 +226,7 @@ def _by_leaf(
             if suspect is not None and (validate or (validate is None and job.path == "numba")):
                 _diagnosis.judge(suspect, p, standard_normal(p) if q is None else q, job.computed_in)
             return result
-    _can_serve(path, obstacle, job.precise)
+    can_serve(path, obstacle, job.precise)
     return None
 
 

@@ -5,77 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from . import _checks
-from ._arrays import namespace
+from ._arrays import adopt, namespace
+from ._arrays.signature import has_memory, signature
+from ._form import KNOWN, Form, form_of, seen
 from ._spreads import STRUCTURE
 
 Array = Any
-
-
-class Form:
-    """What is known of a Gaussian without its values. Gaussians share it, so that it is found out once.
-
-    A ``plain`` form belongs to arrays that are exactly NumPy's, CuPy's or torch's, with values in memory. ``seen`` is
-    what each array was like when the form was found.
-    """
-
-    __slots__ = (
-        "batch_shape",
-        "dtypes",
-        "event_size",
-        "keyword",
-        "library",
-        "mean_dtype",
-        "mean_shape",
-        "ndims",
-        "on_gpu",
-        "packing",
-        "plain",
-        "seen",
-        "spread_dtype",
-        "spread_shape",
-        "untyped",
-    )
-
-    def __init__(self, keyword: str, packing: str | None, mean: Array, spread: dict[str, Array], untyped: bool) -> None:
-        _checks.known_shapes({"mean": mean, **spread})
-        self.keyword, self.packing, self.untyped = keyword, packing, untyped
-        self.event_size = _checks.event_size(mean)
-        self.batch_shape = _checks.batch_shape(mean, spread)
-        self.library = namespace.library_of(mean)
-        arrays = mean, *spread.values()
-        self.dtypes = tuple(namespace.name_of_dtype(array.dtype) for array in arrays)
-        self.ndims = tuple(len(array.shape) for array in arrays)
-        self.on_gpu = namespace.is_on_gpu(mean)
-        self.seen = _seen(arrays)
-        (self.mean_shape, self.mean_dtype, _), (self.spread_shape, self.spread_dtype, _), *more = self.seen
-        if more or self.on_gpu:  # these two do not say it all; memory of a CPU no kernel takes once it is elsewhere
-            self.mean_shape = None
-        self.plain = False
-
-
-def _seen(arrays: tuple[Array, ...]) -> tuple[Any, ...]:
-    """What can change of arrays beside their values."""
-    return tuple((array.shape, array.dtype, getattr(array, "device", None)) for array in arrays)
-
-
-MOST_FORMS = 1024
-_forms: dict[Any, Form] = {}
-
-
-def _form(keyword: str, packing: str | None, mean: Array, spread: dict[str, Array], untyped: bool) -> Form:
-    """The form of arrays, the one that was found before if there is one."""
-    signature = namespace.signature(mean, *spread.values())
-    if signature is None:
-        return Form(keyword, packing, mean, spread, untyped)
-    key = (signature, packing, *spread, *["untyped"] * untyped)
-    form = _forms.get(key)
-    if form is None:
-        form = Form(keyword, packing, mean, spread, untyped)
-        form.plain = True
-        if len(_forms) >= MOST_FORMS:
-            _forms.clear()
-        _forms[key] = form
-    return form
 
 
 NOTHING: dict[str, Any] = {}
@@ -197,15 +132,15 @@ class Gaussian:
             spread["cov_factor"] = cov_factor
         if cov_diag is not None:
             spread["cov_diag"] = cov_diag
-        signature = namespace.signature(mean, *spread.values())
-        form = None if signature is None else _forms.get((signature, packing, *spread))
+        own = signature(mean, *spread.values())
+        form = None if own is None else KNOWN.get((own, packing, *spread))
         self._numbers: dict[str, Any] = NOTHING  # what was given without a library or dtype
         if form is None:
             keyword = _checks.one_spread(spread, packing)
-            self._numbers = {k: v for k, v in {"mean": mean, **spread}.items() if namespace.is_plain(v)}
-            spread, untyped = namespace.adopt({"mean": mean, **spread})
+            self._numbers = {k: v for k, v in {"mean": mean, **spread}.items() if adopt.is_plain(v)}
+            spread, untyped = adopt.adopt({"mean": mean, **spread})
             mean = spread.pop("mean")
-            form = _form(keyword, packing, mean, spread, untyped)
+            form = form_of(keyword, packing, mean, spread, untyped)
         self._form: Form = form
         self.mean = mean
         self.arrays: tuple[Array, ...] = tuple(spread.values())
@@ -228,20 +163,20 @@ class Gaussian:
             and spread.dtype is form.spread_dtype
         ):
             return form  # one by one: a loop over the two would take as long as a fifth of a small call
-        if not namespace.can_change(form.library) or form.seen == _seen((mean, *self.arrays)):
+        if not namespace.can_change(form.library) or form.seen == seen((mean, *self.arrays)):
             return form
         return self.look_anew()
 
     def look_anew(self) -> Form:
         """Make the Gaussian again of its arrays as they are now; numbers beside them follow them."""
         said = {"mean": self.mean, **self.spread}
-        now = _seen((self.mean, *self.arrays))
+        now = seen((self.mean, *self.arrays))
         for name, before, after in zip(list(said), self._form.seen, now, strict=False):
             if before == after and name in self._numbers:
                 said[name] = self._numbers[name]
         try:
             for name, array in said.items():
-                namespace.has_memory(name, array)
+                has_memory(name, array)
             again = Gaussian(**said)
         except (TypeError, ValueError) as error:
             raise type(error)(f"the arrays of a Gaussian changed after it was made: {error}") from error

@@ -12,7 +12,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from .by_formula import partials
-from .leaves import Job
+from .contract import Job
 
 Tensor = Any
 

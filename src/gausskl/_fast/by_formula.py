@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .._arrays.derivatives import RULES
+from .._arrays.derivatives.rules import RULES
 
 Array = Any
 Spreads = tuple[tuple[str, str | None], ...]  # keyword and packing of p and of q, or of p alone

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._formulas import pairs
-from .leaves import Job
+from .contract import Job
 
 Array = Any
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .._arrays.derivatives import with_gradient
+from .._arrays.derivatives.differentiable import with_gradient
 from .series import atanh_tail, expm1_tail, polynomial
 
 Array = Any

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._arrays.derivatives import with_gradient
+from .._arrays.derivatives.differentiable import with_gradient
 from .._arrays.linalg import (
     beside,
     cholesky,

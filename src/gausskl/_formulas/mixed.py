@@ -16,7 +16,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
-from .._arrays.derivatives import Formula, with_gradient
+from .._arrays.derivatives.differentiable import with_gradient
+from .._arrays.derivatives.rules import Formula
 from .diagonal import (
     again,
     excess,

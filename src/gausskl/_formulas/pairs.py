@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .._arrays.derivatives import Formula
+from .._arrays.derivatives.rules import Formula
 from .._arrays.linalg import factor_of_definite, same_shape, sizes, total
 from .._arrays.namespace import device_of
 from .._arrays.triangular import Triangle

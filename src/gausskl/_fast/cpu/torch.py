@@ -11,8 +11,9 @@ import torch
 from torch._C._functorch import is_legacy_batchedtensor
 
 from ..autograd import by_formulas, followed, keep, kept, obstacle, of_each
-from ..leaves import CannotCompile, Job, give_up
-from . import compiler
+from ..contract import CannotCompile, Job
+from ..leaves import give_up
+from . import leaf
 
 Tensor = Any
 
@@ -26,7 +27,7 @@ def divergence(job: Job, tensors: tuple[Tensor, ...], reduction: str) -> tuple[T
             if tensor.requires_grad:
                 seen: list[Any] = []
                 return _Divergence.apply(job, reduction, seen, *tensors), seen[0]
-    result, suspect = compiler.divergence(job, _arrays(tensors), reduction)
+    result, suspect = leaf.divergence(job, _arrays(tensors), reduction)
     return torch.from_numpy(result), suspect
 
 
@@ -54,7 +55,7 @@ class _Divergence(torch.autograd.Function):
         seen.append(None if special is None else values)
         ctx.job, ctx.reduction, ctx.special = job, reduction, special
         keep(ctx, tensors)
-        return torch.from_numpy(values if reduction == "none" else compiler.reduced(job, values, reduction))
+        return torch.from_numpy(values if reduction == "none" else leaf.reduced(job, values, reduction))
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:

@@ -24,7 +24,8 @@ import numpy as np
 from ..._checks import asymmetry
 from ..._formulas import exact
 from ..._spreads import DIAGONAL, event_shape
-from ..leaves import DENSE_ON_GPU, LARGEST_ON_GPU, Job
+from ..contract import Job
+from ..leaves import DENSE_ON_GPU, LARGEST_ON_GPU
 from ..terms import diagonal
 from . import cuda_covariances
 from .cuda_diagonal import DIALECT, TYPE, WIDE

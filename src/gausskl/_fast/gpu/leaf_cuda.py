@@ -10,8 +10,8 @@ import torch
 from cuda.core import Device, LaunchConfig, Program, ProgramOptions, launch
 
 from ..autograd import obstacle
+from ..contract import Job
 from ..dense_by_formula import formula, four
-from ..leaves import Job
 from . import cuda_dense, programs
 from .torch import divergence, dtype_of, in_memory, on_device_of, warm_up
 

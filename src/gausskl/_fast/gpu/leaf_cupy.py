@@ -9,7 +9,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ..leaves import CannotCompile, Job
+from ..contract import CannotCompile, Job
 from . import cuda_dense, cuda_diagonal, programs
 
 Array = Any

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..autograd import obstacle
-from ..leaves import Job
+from ..contract import Job
 from . import triton
 from .torch import divergence, dtype_of, in_memory, on_device_of, warm_up
 

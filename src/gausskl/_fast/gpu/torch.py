@@ -14,7 +14,8 @@ import torch
 from torch._C._functorch import is_legacy_batchedtensor
 
 from ..autograd import followed, keep, kept, obstacle, of_each
-from ..leaves import CannotCompile, Job, give_up
+from ..contract import CannotCompile, Job
+from ..leaves import give_up
 
 Tensor = Any
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from ...._spreads import EVENT_AXES
 from ...batch import as_rows
+from ...contract import Job
 from ...dense_by_formula import formula, four, spreads
-from ...leaves import Job
-from .. import compiler, threads
+from .. import compiler, leaf, threads
 from ..simd.emitter import LANES
 from ..simd.lanes import BYTES
 from . import kernels
@@ -39,7 +39,7 @@ def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
         *views, first, last = arguments
         return int(job.forward(*views, threads.workspace(size), first, last))
 
-    return compiler.by_row(job, four(job, arrays), events(job), _step(job, 1), piece)
+    return leaf.by_row(job, four(job, arrays), events(job), _step(job, 1), piece)
 
 
 def warm_up(job: Job, arrays: Sequence[Array], gradients: bool) -> None:

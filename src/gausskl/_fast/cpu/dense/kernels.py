@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from ...._spreads import EVENT_AXES
 from ...terms.operations import where
-from ..diagonal.kernels import compiled
+from ..compiler import compiled
 from ..simd import interleave, loops
 from ..simd.emitter import LANES, POINTER, VECTOR, Arithmetic
 from ..simd.interleave import Source

@@ -13,7 +13,7 @@ from ...._arrays import batches, namespace
 from ...._formulas import pairs
 from ...batch import as_rows
 from ...by_formula import four, partials
-from ...leaves import Job
+from ...contract import Job
 from .. import compiler
 from .. import threads as cpu_threads
 

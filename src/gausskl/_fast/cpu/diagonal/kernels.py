@@ -11,9 +11,10 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from ...terms.diagonal import FORMULAS
+from ..compiler import compiled
 from ..simd import loops
 from ..simd.lanes import BYTES
 from ..simd.loops import address_of, strides_of
@@ -21,22 +22,6 @@ from ..simd.loops import address_of, strides_of
 FORWARD_BLOCK = 1024  # numbers of each input in a block
 BACKWARD_BLOCK = 512
 STREAM = 2**21  # bytes of a gradient that nobody should expect to find in a cache
-
-OPTIONS = {"error_model": "numpy", "nogil": True}
-
-
-def compiled(*key: Any) -> Any:
-    """Numba's decorator for a function that differs with ``key``.
-
-    Kernels from several processes meet in one when they come from the disk, and of two functions of one name the
-    linker keeps the first. So a name must say all of what the function is.
-    """
-
-    def decorate(function: Any) -> Any:
-        function.__qualname__ = "_".join([function.__name__, *map(str, key)])
-        return njit(**OPTIONS)(function)
-
-    return decorate
 
 
 @functools.cache

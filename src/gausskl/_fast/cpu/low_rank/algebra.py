@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..diagonal.kernels import OPTIONS, compiled
+from ..compiler import OPTIONS, compiled
 from ..simd import loops
 from ..simd.lanes import BYTES, FLOAT, I64, Lanes, vector
 from ..simd.loops import _load, _store, vector32

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...._formulas import pairs
 from ...._spreads import EVENT_AXES
-from ...leaves import Job
-from .. import compiler, threads
+from ...contract import Job
+from .. import compiler, leaf, threads
 from . import kernel as low_rank_kernel
 
 Array = Any
@@ -41,7 +41,7 @@ def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
         *views, first, last = arguments
         return int(job.forward(*views, threads.workspace(size)[:size].view(np.float64), first, last))
 
-    return compiler.by_row(job, six, 2 * EVENTS, step, piece)
+    return leaf.by_row(job, six, 2 * EVENTS, step, piece)
 
 
 def four(job: Job, arrays: Sequence[Array], *, xp: Any = np) -> list[Array]:

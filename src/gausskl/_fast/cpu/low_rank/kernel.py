@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from ...terms import low_rank as terms
-from ..diagonal.kernels import OPTIONS, compiled
+from ..compiler import OPTIONS, compiled
 from ..simd import loops
 from ..simd.loops import address_of, strides_of
+from . import terms
 from .algebra import WIDE, along, cholesky, clear, inner, inverse, mirror, not_inlined, products, summed, turned
 
 CHUNK = 256  # dimensions at a time

@@ -8,20 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-from numba.core import cgutils
-
-from ..cpu.simd.lanes import Lanes
-from .diagonal import gap, outside
-from .operations import fma
-
-
-def _sqrt(x: Lanes) -> Lanes:
-    kind = x.value.type
-    function = cgutils.get_or_insert_function(
-        x.builder.module, ir.FunctionType(kind, [kind]), f"llvm.sqrt.v{kind.count}f{x.bits}"
-    )
-    return x._new(x.builder.call(function, [x.value]))
+from ...terms.diagonal import gap, outside
+from ...terms.operations import fma
+from ..simd.lanes import Lanes, sqrt
 
 
 def per_dimension(mean_p: Lanes, var_p: Lanes, mean_q: Lanes, var_q: Lanes) -> tuple[Lanes, ...]:
@@ -29,7 +18,7 @@ def per_dimension(mean_p: Lanes, var_p: Lanes, mean_q: Lanes, var_q: Lanes) -> t
     inverse = 1.0 / var_q
     x, ratio, error = (var_p - var_q) * inverse, var_p * inverse, fma(-inverse, var_q, 1.0)
     x, ratio = fma(x, error, x), fma(ratio, error, ratio)
-    weight, s, reciprocal = _sqrt(inverse), _sqrt(ratio), 1.0 / ratio
+    weight, s, reciprocal = sqrt(inverse), sqrt(ratio), 1.0 / ratio
     apart = (mean_p - mean_q) * weight
     marks = outside(ratio) | outside(var_q)
     return weight, apart, apart * apart, ratio, reciprocal, x * reciprocal, s, x / (1.0 + s), gap(x, ratio), marks

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .derivatives import RULES, Rule, directional
+from .rules import RULES, Rule, directional
 
 
 def _function(rule: Rule) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import array_api_compat.torch as xp
 import torch
 
-from .derivatives import RULES, Rule, along, directional
+from .rules import RULES, Rule, along, directional
 
 ARGUMENTS = 7
 

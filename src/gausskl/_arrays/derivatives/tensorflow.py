@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from . import tensorflow as xp
-from .derivatives import RULES, Rule, along
+from .. import tensorflow as xp
+from .rules import RULES, Rule, along
 
 
 def _function(rule: Rule) -> Any:
