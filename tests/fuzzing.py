@@ -112,7 +112,7 @@ def _in_range(side, info):
     )
 
 
-def laid_out(array, layout, event):
+def laid_out(array, layout):
     """The same numbers somewhere else in memory, a batch of two or with ``broadcast`` one that stands for both."""
     both = np.stack([array, array])
     if layout == "broadcast":
@@ -162,12 +162,12 @@ def wrong(backend, xp, p, q, want, kappa, path, layout):
     limit = 8 if {*p} | {*q} <= {"mean", *DIAGONAL} else 16 + kappa
     if {*p} != {*q}:  # twice the digits are as many as there are: see docs/accuracy.md
         with mp.workdps(60):
-            limit += limit * float(arithmetic * mp.sqrt(1 / want)) if want else 0
+            limit += limit * float(eps * mp.sqrt(1 / want)) if want else 0
     return None if error <= limit else f"error {error:.3g} eps, allowed {limit:.3g}: got {got[0]!r}, exact {want}"
 
 
 def _array(backend, xp, array, layout):
-    array = laid_out(array, layout, 0)
+    array = laid_out(array, layout)
     if backend == Backend.NUMPY:
         return array
     if backend == Backend.TORCH and layout in ("transposed", "strided"):

@@ -109,10 +109,22 @@ def _cholesky_by_element(a: Array, *, xp: Any) -> Array:
     return xp.reshape(xp.concat(parts, axis=0), a.shape)
 
 
+LINE = 16  # numbers of float32 in a line of the cache
+
+
 def qr(a: Array, *, xp: Any) -> tuple[Array, Array]:
-    """Orthonormal basis and triangular factor of a stack of tall matrices."""
+    """Orthonormal basis and triangular factor of a stack of tall matrices.
+
+    LAPACK as torch has it rounds otherwise where a matrix starts elsewhere in a line of the cache. Rows of zeros, which
+    change nothing, make each matrix as long as some lines.
+    """
+    rows = a.shape[-2]
+    missing = -rows % LINE if facts(xp).bits_by_layout and a.ndim > 2 else 0
+    if missing:
+        zeros = xp.zeros_like(a[..., :1, :])
+        a = xp.concat([a, xp.broadcast_to(zeros, (*a.shape[:-2], missing, a.shape[-1]))], axis=-2)
     basis, triangle = xp.linalg.qr(a)
-    return basis, triangle
+    return basis[..., :rows, :], triangle
 
 
 def eye_mask(size: int, like: Array, *, xp: Any) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .._arrays.derivatives.rules import Formula
-from .._arrays.linalg import factor_of_definite, same_shape, sizes, total
+from .._arrays.linalg import factor_of_definite, nan_unless, same_shape, sizes, total
 from .._arrays.namespace import device_of
 from .._arrays.triangular import Triangle
 from .._checks import asymmetry
@@ -237,8 +237,9 @@ def _low_rank_pair(mean_p: Array, p: Given, mean_q: Array, q: Given, *, xp: Any)
     chosen = maybe & (left > 4 * xp.sqrt(least))
     if few:
         chosen = chosen | (left > 2.0**-10)
+    lost = maybe & ~(left > 0) & (least < float(xp.finfo(least.dtype).eps))  # neither way keeps a digit
     if read and not bool(xp.any(chosen)):
-        return low_rank(*arrays, xp=xp)
+        return nan_unless(~lost, low_rank(*arrays, xp=xp), xp=xp)
     if read and bool(xp.all(chosen)):
         return _dense_pair(mean_p - mean_q, p, q, xp=xp)
     matrix, vector = chosen[..., None, None], chosen[..., None]
@@ -253,7 +254,8 @@ def _low_rank_pair(mean_p: Array, p: Given, mean_q: Array, q: Given, *, xp: Any)
         for kind, arrays in (p, q)
     ]
     delta = xp.where(vector, mean_p - mean_q, 0.0)
-    return xp.where(chosen, _dense_pair(delta, *others, xp=xp), low_rank(*fewer, xp=xp))
+    value = xp.where(chosen, _dense_pair(delta, *others, xp=xp), low_rank(*fewer, xp=xp))
+    return nan_unless(~lost, value, xp=xp)
 
 
 def _nan_where_digits_are_lost(value: Array, growth: Array, maybe: Array, least: Array, *, xp: Any) -> Array:
