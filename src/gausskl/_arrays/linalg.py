@@ -53,19 +53,6 @@ def cholesky(a: Array, *, xp: Any) -> Array:
     return _cholesky(a, xp=xp)
 
 
-def factor_of_definite(a: Array, *, xp: Any) -> Array:
-    """Lower Cholesky factors, NaN where a pivot cannot be told from 0: rounding alone can make one of that size.
-
-    A pivot is what is left of an entry of the diagonal, and counts from (d + 1) eps of that entry on.
-    """
-    factor = cholesky(a, xp=xp)
-    root, least = xp.linalg.diagonal(factor), (a.shape[-1] + 1) * float(xp.finfo(a.dtype).eps)
-    valid = xp.all(root * root > least * xp.linalg.diagonal(a), axis=-1)
-    if can_be_read(valid) and bool(xp.all(valid)):
-        return factor
-    return nan_unless(valid[..., None, None], factor, xp=xp)
-
-
 def _bordered(a: Array, more: int, *, xp: Any) -> Array:
     """The matrices with some rows and columns more, those of the identity."""
     zeros = xp.zeros_like(a[..., :more, :])

@@ -10,7 +10,8 @@ from typing import Any
 
 from .._checks import broadcast_shapes
 from .libraries import facts, name_of
-from .linalg import matmul, transpose
+from .linalg import cholesky, identities, matmul, nan_unless, total, transpose
+from .namespace import can_be_read
 
 Array = Any
 
@@ -21,6 +22,27 @@ COLUMNS = 8  # blocks of columns that a large matrix is cut into
 def solve_tril(factor: Array, b: Array, *, xp: Any) -> Array:
     """Solve ``factor @ x = b`` for lower triangular factors; batch axes broadcast."""
     return Triangle(factor, xp=xp).solve(b)
+
+
+def factor_of_definite(a: Array, *, xp: Any) -> Array:
+    """Lower Cholesky factors, NaN where a matrix cannot be told from a singular one.
+
+    A pivot is what is left of an entry of the diagonal, and rounding alone can leave (d + 1) eps of that entry. What
+    rounding did to the rows before arrives there too, by the squares of a row of the factor's inverse, in units in
+    which the diagonal is 1. That is looked at where some pivot is small.
+    """
+    factor = cholesky(a, xp=xp)
+    root, variance = xp.linalg.diagonal(factor), xp.linalg.diagonal(a)
+    eps = float(xp.finfo(a.dtype).eps)
+    least = (a.shape[-1] + 1) * eps
+    valid = xp.all(root * root > least * variance, axis=-1)
+    read = facts(xp).reads_freely and can_be_read(valid)
+    if not read or bool(xp.any(root * root < eps ** (1 / 3) * variance)):
+        inverse = solve_tril(factor, identities(a.shape[-1], factor, xp=xp), xp=xp) * xp.sqrt(variance)[..., None, :]
+        valid = valid & xp.all(least * total(inverse * inverse, xp=xp) < 1, axis=-1)
+    if can_be_read(valid) and bool(xp.all(valid)):
+        return factor
+    return nan_unless(valid[..., None, None], factor, xp=xp)
 
 
 class Triangle:

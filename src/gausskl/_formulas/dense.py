@@ -16,7 +16,6 @@ from .._arrays.linalg import (
     below_mask,
     cholesky,
     eye_mask,
-    factor_of_definite,
     flat,
     half_square_total,
     identities,
@@ -26,7 +25,7 @@ from .._arrays.linalg import (
     total_of_matrix,
     transpose,
 )
-from .._arrays.triangular import Triangle, solve_tril
+from .._arrays.triangular import Triangle, factor_of_definite, solve_tril
 from . import exact
 from .diagonal import excess, half_square, std_spread
 

@@ -22,7 +22,6 @@ from .._arrays.linalg import (
     beside,
     cholesky,
     eye_mask,
-    factor_of_definite,
     identities,
     matmul,
     qr,
@@ -31,7 +30,7 @@ from .._arrays.linalg import (
     transpose,
 )
 from .._arrays.namespace import device_of
-from .._arrays.triangular import solve_tril
+from .._arrays.triangular import factor_of_definite, solve_tril
 from .dense import from_whitened
 from .diagonal import excess, var_spread
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .._arrays.derivatives.rules import Formula
-from .._arrays.linalg import factor_of_definite, nan_unless, same_shape, sizes, total
+from .._arrays.linalg import nan_unless, same_shape, sizes, total
 from .._arrays.namespace import device_of
-from .._arrays.triangular import Triangle
+from .._arrays.triangular import Triangle, factor_of_definite
 from .._checks import asymmetry
 from .._spreads import EVENT_AXES
 from . import dense, mixed, near_or_far

@@ -156,7 +156,7 @@ def sign_of_column(a: Arithmetic, raw: Value, d: Value, packing: str | None, j: 
 
 
 def definite(matrix: Tile, factor: Factor, d: Value, flaws: Flaws) -> None:
-    """Note the matrices of which a pivot cannot be told from 0: see ``_arrays.linalg.factor_of_definite``."""
+    """Note the matrices of which a pivot cannot be told from 0: see ``_arrays.triangular.factor_of_definite``."""
     a = matrix.arithmetic
     least = EPS[a.wide] * (a.whole(d) + 1.0)
     with a.each(0, d) as i:
