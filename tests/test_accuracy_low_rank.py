@@ -242,3 +242,48 @@ def test_gradients_of_any_number_of_columns(r):
                 if size < 1e290:
                     error = np.abs(given[name].grad.numpy() - want.astype(float)).max(initial=0.0)
                     assert error <= 2 * c.limit * np.finfo(float).eps * size, (c.name, name, error, size)
+
+
+def of_many_sizes(seed, d, r):
+    """A low rank whose diagonal has numbers from the smallest normal one up, and another one near it."""
+    rng = np.random.default_rng(seed)
+    factor = rng.normal(size=(d, r))
+    factor[:, -1] = factor[:, 0] if seed % 2 else factor[:, -1]
+    diagonal = np.exp(rng.uniform(np.log(2.0**-1000), 0, d))
+    near = factor * (1 + 1e-6 * rng.normal(size=factor.shape)), diagonal * (1 + 1e-6 * rng.normal(size=d))
+    pair = (factor, diagonal), near if seed % 4 < 2 else (factor, np.ones(d))
+    return [{"mean": np.zeros(d), "cov_factor": f, "cov_diag": c} for f, c in pair]
+
+
+@pytest.mark.parametrize("d", [2, 3, 6])
+def test_diagonals_of_many_sizes_give_the_divergence_or_are_singular(xp, d):
+    """Within the bound, or NaN where the covariance is singular to working precision; never below 0."""
+    eps, answers = 2.0**-52, []
+    for seed in range(24):
+        p, q = of_many_sizes(seed, d, 1 + seed % (d - 1))
+        kappa = max(condition(p), condition(q))
+        for pair in ((p, q), (q, p)):
+            got, want = divergence(xp, *pair, validate=False), reference.kl(*pair)
+            answers.append(bool(np.isnan(got)))
+            if answers[-1]:
+                assert kappa * eps * (d + 1) >= 1 / 16, seed
+            else:
+                assert got >= 0, seed
+                assert within(reference.eps_error(got, want, np.float64), 16 + kappa), (seed, got, want)
+    assert {*answers} == {True, False}
+
+
+def test_rows_that_start_anywhere_in_a_line_of_the_cache_have_the_same_bits():
+    torch = pytest.importorskip("torch")
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        d = int(rng.integers(2, 12))
+        r = int(rng.integers(1, d))
+        f_p, f_q = rng.normal(size=(2, d, r))
+        pair = [
+            {"mean": rng.normal(size=d), "cov_factor": factor, "cov_diag": np.exp(rng.normal(size=d))}
+            for factor in (f_p, f_p + 1e-4 * f_q)
+        ]
+        stacked = [{k: torch.tensor(np.stack([a] * 3), dtype=torch.float32) for k, a in g.items()} for g in pair]
+        got = gk.kl_divergence(*(gk.Gaussian(**g) for g in stacked), path="generic")
+        assert got[0] == got[1] == got[2]

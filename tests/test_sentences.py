@@ -552,6 +552,24 @@ def test_a_pivot_of_one_rounding():
         gk.kl_divergence(gk.Gaussian([0.0, 0.0], cov=cov))
 
 
+def test_no_indefinite_matrix_of_float32_gives_a_number():
+    """A pivot that only the rounding of the rows before has made positive is none."""
+    torch = pytest.importorskip("torch")
+    count = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        basis, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        scale = np.exp(3 * rng.uniform(-1, 1, 3))
+        cov = (basis * np.geomspace(1, 1e-9, 3)) @ basis.T
+        cov = (cov / np.sqrt(np.outer(np.diag(cov), np.diag(cov))) * np.outer(scale, scale)).astype(np.float32)
+        cov = np.tril(cov) + np.tril(cov, -1).T
+        g = gk.Gaussian(torch.zeros(3), cov=torch.tensor(cov))
+        if np.linalg.eigvalsh(cov.astype(float)).min() <= -1e-15:
+            count += 1
+            assert gk.kl_divergence(g, path="generic", validate=False).isnan()
+    assert count > 50
+
+
 def test_columns_that_are_singular_to_working_precision():
     g = gk.Gaussian(np.zeros(2), cov_factor=np.ones((2, 2)), cov_diag=np.full(2, 1e-20))
     text = "q: cov_factor @ cov_factor.mT + diag(cov_diag) has pivot 1 = 0.0: ...add to cov_diag yourself"
