@@ -182,7 +182,10 @@ def check(choices, names, backends, paths):
         return None
     p, q = made
     kappa, info = max(condition(p), condition(q)), np.finfo(choices["dtype"])
-    want = reference.kl(p, q)[()] if kappa < np.inf else mp.nan  # a matrix that rounding has made indefinite
+    try:
+        want = reference.kl(p, q)[()] if kappa < np.inf else mp.nan  # a matrix that rounding has made indefinite
+    except ZeroDivisionError:  # or singular, as only more digits than the condition was found with can tell
+        want, kappa = mp.nan, np.inf
     if want > info.max / 4 or 0 < want < info.smallest_normal:
         return None
     asked = itertools.product(backends.items(), paths)
