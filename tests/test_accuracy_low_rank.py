@@ -277,8 +277,8 @@ def test_rows_that_start_anywhere_in_a_line_of_the_cache_have_the_same_bits():
     torch = pytest.importorskip("torch")
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        d = int(rng.integers(2, 12))
-        r = int(rng.integers(1, d))
+        d = int(rng.integers(2, 45))
+        r = int(rng.integers(1, min(d, 9)))
         f_p, f_q = rng.normal(size=(2, d, r))
         pair = [
             {"mean": rng.normal(size=d), "cov_factor": factor, "cov_diag": np.exp(rng.normal(size=d))}
@@ -286,4 +286,6 @@ def test_rows_that_start_anywhere_in_a_line_of_the_cache_have_the_same_bits():
         ]
         stacked = [{k: torch.tensor(np.stack([a] * 3), dtype=torch.float32) for k, a in g.items()} for g in pair]
         got = gk.kl_divergence(*(gk.Gaussian(**g) for g in stacked), path="generic")
-        assert got[0] == got[1] == got[2]
+        one = [{k: a[0] for k, a in g.items()} for g in stacked]
+        alone = gk.kl_divergence(*(gk.Gaussian(**g) for g in one), path="generic")
+        assert alone == got[0] == got[1] == got[2]

@@ -106,7 +106,7 @@ def qr(a: Array, *, xp: Any) -> tuple[Array, Array]:
     change nothing, make each matrix as long as some lines.
     """
     rows = a.shape[-2]
-    missing = -rows % LINE if facts(xp).bits_by_layout and a.ndim > 2 else 0
+    missing = -rows % LINE if facts(xp).bits_by_layout else 0
     if missing:
         zeros = xp.zeros_like(a[..., :1, :])
         a = xp.concat([a, xp.broadcast_to(zeros, (*a.shape[:-2], missing, a.shape[-1]))], axis=-2)
