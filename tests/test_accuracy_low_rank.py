@@ -273,6 +273,36 @@ def test_diagonals_of_many_sizes_give_the_divergence_or_are_singular(xp, d):
     assert {*answers} == {True, False}
 
 
+IN_TWO_WAYS = {
+    "moved to the diagonal": ([[1.0], [1e-4], [1e-4], [1e-4]], [1.0] * 4, "var"),
+    "moved to a small diagonal": ([[4.6e-2], [1e-8], [1e-8], [1e-8], [1e-8]], [1.2e-5, 1.0, 1.0, 1.0, 1.0], "var"),
+    "moved to a logarithm": ([[1e-3], [1e-8], [1e-8], [1e-9]], [1e-7, 1.0, 1e-4, 1e-2], "log_var"),
+    "the other sign": ([[0.5], [-0.3], [0.1], [0.7]], [0.58, 1.84, 5.21, 0.91], "cov_factor"),
+}
+
+
+@pytest.mark.parametrize("name", IN_TWO_WAYS)
+def test_one_covariance_in_two_ways(xp, name):
+    factor, diagonal, keyword = IN_TWO_WAYS[name]
+    factor, diagonal = np.array(factor), np.array(diagonal)
+    p = {"mean": np.zeros(len(diagonal)), "cov_factor": factor, "cov_diag": diagonal}
+    total = (factor * factor).sum(axis=-1) + diagonal
+    moved = {"var": {"var": total}, "log_var": {"log_var": np.log(total)}}
+    moved["cov_factor"] = {"cov_factor": -factor, "cov_diag": diagonal * (1 + 1e-10 * np.arange(len(diagonal)))}
+    q = {"mean": p["mean"], **moved[keyword]}
+    for pair in ((p, q), (q, p)):
+        kappa = max(map(condition, pair))
+        assert within(reference.eps_error(divergence(xp, *pair), reference.kl(*pair), np.float64), 16 + kappa)
+
+
+@pytest.mark.parametrize("turn", ["sign", "order"])
+def test_a_factor_that_is_turned_is_the_same_covariance(xp, turn):
+    rng = np.random.default_rng(7)
+    g = {"mean": np.zeros(6), "cov_factor": rng.normal(size=(6, 2)), "cov_diag": rng.uniform(0.5, 1.5, 6)}
+    turned = g | {"cov_factor": -g["cov_factor"] if turn == "sign" else g["cov_factor"][:, ::-1].copy()}
+    assert divergence(xp, g, turned) == 0
+
+
 def test_rows_that_start_anywhere_in_a_line_of_the_cache_have_the_same_bits():
     torch = pytest.importorskip("torch")
     for seed in range(40):

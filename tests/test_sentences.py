@@ -570,6 +570,23 @@ def test_no_indefinite_matrix_of_float32_gives_a_number():
     assert count > 50
 
 
+@pytest.mark.parametrize("path", ["auto", "generic"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("keyword", ["cov", "precision"])
+def test_singular_matrices_of_integers_are_refused(keyword, dtype, path):
+    """The last pivot is 0, and what rounding leaves of it is larger than one rounding of the variance."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        d = int(rng.integers(2, 7))
+        root = rng.integers(-3, 4, (d, d - 1)) + np.eye(d, d - 1, dtype=int) * 4
+        matrix = np.vstack([root[:-1], rng.integers(1, 3, d - 1)]).astype(dtype)
+        matrix = matrix @ matrix.T
+        g, standard = (gk.Gaussian(np.zeros(d, dtype), **spread) for spread in ({keyword: matrix}, {"std": 1.0}))
+        for pair in ((g, standard), (standard, g)):
+            with pytest.raises(ValueError, match=r"^(p|q): (cov|precision) has pivot|^the divergence"):
+                gk.kl_divergence(*pair, path=path)
+
+
 def test_columns_that_are_singular_to_working_precision():
     g = gk.Gaussian(np.zeros(2), cov_factor=np.ones((2, 2)), cov_diag=np.full(2, 1e-20))
     text = "q: cov_factor @ cov_factor.mT + diag(cov_diag) has pivot 1 = 0.0: ...add to cov_diag yourself"

@@ -184,6 +184,21 @@ def solve_tril_transposed(factor: Array, b: Array, *, xp: Any) -> Array:
     return xp.flip(solve_tril(lower, xp.flip(b, axis=-2), xp=xp), axis=-2)
 
 
+def mass(f_p: Array, f_q: Array, c_q: Array, x: Array, *, xp: Any) -> Array:
+    """What the diagonals and the factors would contribute each without the other: rounding is eps of that.
+
+    A change D of the factor changes the covariance by A D^T + D A^T + D D^T, with A at most 1.
+    """
+    root = xp.sqrt(c_q)[..., None]
+    basis, r = qr(f_q / root, xp=xp)
+    inside, outside = _split(basis, (f_p - f_q) / root, xp=xp)
+    n = _factor_plus_identity(r, xp=xp)
+    square = _square(outside, xp=xp) + _square(solve_tril(n, inside, xp=xp), xp=xp)
+    size = _square(solve_tril(n, r, xp=xp), xp=xp) / f_q.shape[-1]
+    of_both = square * (xp.where(size < 1, size, 1.0) + 0.25 * square)
+    return total(0.5 * excess(x, xp=xp), xp=xp) + xp.where(square < 2, of_both, square)
+
+
 # The gradient: with H = cov^-1 F, from cov_p - cov_q = diag(c_p - c_q) + (F_p - F_q) F_p^T + F_q (F_p - F_q)^T.
 
 

@@ -12,7 +12,7 @@ from .._checks import asymmetry
 from .._spreads import EVENT_AXES
 from . import dense, mixed, near_or_far
 from . import diagonal as diagonal_formulas
-from .low_rank import least_shares, least_variance_left, low_rank
+from .low_rank import least_shares, least_variance_left, low_rank, mass
 
 Array = Any
 Given = tuple[str, list[Array]]  # a spread made ready: its kind, and its arrays
@@ -208,6 +208,7 @@ def _unpack(packed: Array, d: int, packing: str | None, *, xp: Any) -> Array:
 # Low rank: a diagonal is a low rank of nothing.
 
 BOTH = 64  # dimensions up to which both formulas are computed where no value can be read
+CANCELS = 3  # times the divergence: more than what diagonals and factors contribute one by one, unless they cancel
 DENSE = 2048  # dimensions up to which a covariance is made where values can be
 
 
@@ -228,18 +229,22 @@ def _low_rank_pair(mean_p: Array, p: Given, mean_q: Array, q: Given, *, xp: Any)
     (least_p, little_p), (least_q, little_q) = (least_shares(*side, xp=xp) for side in sides)
     maybe, least = little_p | little_q, xp.minimum(least_p, least_q)
     read, few = near_or_far.reads(maybe, xp=xp), d <= min(BOTH, 3 * rank)  # few: the basis would have as many columns
-    if read and not few and not bool(xp.any(maybe)):
-        return low_rank(*arrays, xp=xp)
+    value = low_rank(*arrays, xp=xp)
     if d > (DENSE if read else BOTH):
-        return _nan_where_digits_are_lost(low_rank(*arrays, xp=xp), growth, maybe, least, xp=xp)
+        return _nan_where_digits_are_lost(value, growth, maybe, least, xp=xp)
+    parts = mass(f_p, f_q, c_q, growth, xp=xp)
+    cancel = value < parts / CANCELS
+    if read and not few and not bool(xp.any(maybe | cancel)):
+        return value
     left_p, left_q = (least_variance_left(*side, xp=xp) for side in sides)
     left = xp.minimum(left_p, left_q)
     chosen = maybe & (left > 4 * xp.sqrt(least))
     if few:
         chosen = chosen | (left > 2.0**-10)
+    chosen = chosen | (cancel & (left * parts > value))
     lost = maybe & ~(left > 0) & (least < float(xp.finfo(least.dtype).eps))  # neither way keeps a digit
     if read and not bool(xp.any(chosen)):
-        return nan_unless(~lost, low_rank(*arrays, xp=xp), xp=xp)
+        return nan_unless(~lost, value, xp=xp)
     if read and bool(xp.all(chosen)):
         return _dense_pair(mean_p - mean_q, p, q, xp=xp)
     matrix, vector = chosen[..., None, None], chosen[..., None]

@@ -22,6 +22,7 @@ SYMMETRY = {64: 2.0**-26, 32: 2.0**-12}
 
 
 EPS = {False: 2.0**-52, True: 2.0**-104}  # of an entry, as a float or with twice its digits
+SMALL = {False: 2.0**-36, True: 2.0**-94}  # of a variance: what a pivot has to be above, for each dimension
 
 
 # What was read, as tiles.
@@ -156,9 +157,13 @@ def sign_of_column(a: Arithmetic, raw: Value, d: Value, packing: str | None, j: 
 
 
 def definite(matrix: Tile, factor: Factor, d: Value, flaws: Flaws) -> None:
-    """Note the matrices of which a pivot cannot be told from 0: see ``_arrays.triangular.factor_of_definite``."""
+    """Note the matrices with a pivot that may be no more than rounding.
+
+    It is left to the formulas to look closer: see ``_arrays.triangular.factor_of_definite``. With twice the digits
+    nobody does, and a pivot that is a thousand times what one rounding leaves is taken.
+    """
     a = matrix.arithmetic
-    least = EPS[a.wide] * (a.whole(d) + 1.0)
+    least = SMALL[a.wide] * (a.whole(d) + 1.0)
     with a.each(0, d) as i:
         root = rounded(factor.tile(i, i))
         flaws.add((root * root).above(least * rounded(matrix(i, i))), rounded(a.constant(0.0)))
