@@ -266,8 +266,8 @@ def _low_rank_pair(mean_p: Array, p: Given, mean_q: Array, q: Given, *, xp: Any)
 def _nan_where_digits_are_lost(value: Array, growth: Array, maybe: Array, least: Array, *, xp: Any) -> Array:
     """Divergences by a basis of few columns, without those that may lack half of their digits."""
     eps = float(xp.finfo(value.dtype).eps)
-    mass = total(0.5 * diagonal_formulas.excess(growth, xp=xp), xp=xp)  # what the diagonals alone would contribute
-    small = value < eps**0.5 * xp.minimum(mass, xp.ones_like(mass))
+    alone = total(0.5 * diagonal_formulas.excess(growth, xp=xp), xp=xp)  # what the diagonals would contribute
+    small = value < eps**0.5 * xp.minimum(alone, xp.ones_like(alone))
     return xp.where(maybe & ((least < eps) | small), xp.nan, value)
 
 
