@@ -303,6 +303,28 @@ def test_a_factor_that_is_turned_is_the_same_covariance(xp, turn):
     assert divergence(xp, g, turned) == 0
 
 
+@every_dtype
+@pytest.mark.parametrize("name", ["some of its columns", "a multiple"])
+def test_factors_that_span_the_same_directions(xp, name, dtype):
+    """What rounding leaves across them counts for nothing, or the answer is NaN: a small variance divides it."""
+    rng = np.random.default_rng(3)
+    factor, given = rng.standard_normal((6, 2)).astype(dtype), 0
+    for power in range(1, 12, 2):
+        diag = np.full(6, float(np.finfo(dtype).eps) ** (power / 4), dtype)
+        q = {"mean": np.zeros(6, dtype), "cov_factor": factor, "cov_diag": diag}
+        p = q | ({"cov_factor": factor[:, :1]} if name == "some of its columns" else {"cov_factor": 2 * factor})
+        value = float(divergence(xp, p, q, validate=False))
+        if np.isnan(value) and name == "a multiple" and power > 4:
+            continue
+        given += 1
+        assert (
+            abs(value / float(reference.kl(p, q)) - 1) <= np.finfo(dtype).eps ** 0.5 / 4
+            if name == "a multiple"
+            else 32 * np.finfo(dtype).eps
+        )
+    assert given >= (6 if name == "some of its columns" else 2)
+
+
 def test_rows_that_start_anywhere_in_a_line_of_the_cache_have_the_same_bits():
     torch = pytest.importorskip("torch")
     for seed in range(40):

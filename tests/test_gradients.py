@@ -276,3 +276,30 @@ def test_a_bad_element_has_no_gradient_that_looks_like_one(backend, name):
     assert np.isnan(bad[spread][1]).any()
     for key, grad in good.items():
         np.testing.assert_array_equal(np.delete(bad[key], 1, axis=0), np.delete(grad, 1, axis=0))
+
+
+# ---- low rank ----
+
+
+@functools.cache
+def thin(name_p, dtype, power):
+    """q has two columns of about 1, and in every dimension a small variance beside them."""
+    d, diag = 6, float(np.finfo(dtype).eps) ** power
+    q = side("low_rank", dtype, d, seed=1) | {"cov_diag": np.full(d, diag, dtype)}
+    p = {
+        "std": side("std", dtype, d),
+        "other": side("low_rank", dtype, d),
+        "column": q | {"mean": side("std", dtype, d)["mean"], "cov_factor": q["cov_factor"][:, :1]},
+    }[name_p]
+    return p, q, exact(p, q)
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+@pytest.mark.parametrize("name_p", ["std", "other", "column"])
+@every_dtype
+@every_backend
+def test_low_rank_beside_a_small_variance(backend, name_p, dtype, power):
+    """What is the same in every dimension cancels from one over that variance down to 1; no digit goes with it."""
+    p, q, wanted = thin(name_p, dtype, power)
+    errors = worst(backend, p, q, wanted, normwise)
+    assert within(list(errors.values()), 64), errors

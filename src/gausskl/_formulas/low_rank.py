@@ -24,6 +24,7 @@ from .._arrays.linalg import (
     eye_mask,
     identities,
     matmul,
+    nan_unless,
     qr,
     total,
     total_of_matrix,
@@ -45,6 +46,8 @@ def _divergence(
     n = _factor_plus_identity(r, xp=xp)
     change = (f_p - f_q) / root[..., None]
     inside, outside = _split(basis, change, xp=xp)
+    of_q = _empty(f_p, xp=xp)  # columns that change by one of q's, nothing of which is across q's basis
+    outside = xp.where(of_q, 0.0, outside)
     shrunk = solve_tril(n, inside, xp=xp)
 
     delta = ((mean_p - mean_q) / root)[..., None]
@@ -56,7 +59,15 @@ def _divergence(
     diagonal = xp.where(little, 0.5 * excess(xp.where(little, x, 0.0), xp=xp), var_spread(c_p, c_q, xp=xp))
     near, close = _near(x, basis, r, n, outside + matmul(basis, shrunk, xp=xp), diagonal, xp=xp)
     far = _far(c_p / c_q, basis, r, n, outside, inside, f_p / root[..., None], diagonal, xp=xp)
-    return mean_part + xp.where(near, close, far)
+    value = mean_part + xp.where(near, close, far)
+    eps = float(xp.finfo(value.dtype).eps)
+    noise = _square(4 * eps * xp.where(of_q, 0.0, change), xp=xp)  # what rounding alone leaves across the basis
+    return nan_unless(~(noise > eps**0.5 * value), value, xp=xp)
+
+
+def _empty(factor: Array, *, xp: Any) -> Array:
+    """Which columns are 0."""
+    return xp.all(factor == 0, axis=-2, keepdims=True)
 
 
 def _near(
@@ -206,8 +217,9 @@ def _gradient(
     mean_p: Array, f_p: Array, c_p: Array, mean_q: Array, f_q: Array, c_q: Array, x: Array, *, xp: Any
 ) -> tuple[Array, ...]:
     change, gap = f_p - f_q, x * c_q
-    u_p, h_p = _inverse(f_p, c_p, xp=xp)
-    u_q, h_q = _inverse(f_q, c_q, xp=xp)
+    u_p, h_p, _ = _inverse(f_p, c_p, xp=xp)
+    u_q, h_q, left_q = _inverse(f_q, c_q, xp=xp)
+    same = xp.sort(x, axis=-1)[..., x.shape[-1] // 2, None]
 
     def solve(u: Array, c: Array, v: Array) -> Array:
         return v / c[..., None] - matmul(u, matmul(transpose(u, xp=xp), v, xp=xp), xp=xp)
@@ -218,36 +230,44 @@ def _gradient(
     def of_factor(h: Array) -> Array:
         return solve(u_q, c_q, gap[..., None] * h + times(change, f_p, h)) + times(h_q, change, h)
 
+    def of_own_factor() -> Array:
+        """``of_factor(h_q)``, where what is the same in all of x cancels from 1/c down to 1."""
+        other = (x - same)[..., None] * c_q[..., None] * h_q + times(change, f_p, h_q)
+        return same[..., None] * matmul(h_q, left_q, xp=xp) + solve(u_q, c_q, other) + times(h_q, change, h_q)
+
     def of_diagonal(u: Array, c: Array, of_f_p: Array) -> Array:
         middle = matmul(transpose(u_q, xp=xp), gap[..., None] * u, xp=xp)
         own = (1 / c_q - total(u_q * u_q, xp=xp)) * gap / c - gap / c_q * total(u * u, xp=xp)
         both = total(matmul(u_q, middle, xp=xp) * u, xp=xp)
-        first = total(solve(u_q, c_q, change) * of_f_p, xp=xp)
+        first = total(across * of_f_p, xp=xp)
         return own + both + first + total(h_q * solve(u, c, change), xp=xp)
 
-    pull = solve(u_q, c_q, (mean_p - mean_q)[..., None])
-    along = matmul(pull, matmul(transpose(pull, xp=xp), f_q, xp=xp), xp=xp)
+    delta = (mean_p - mean_q)[..., None]
+    across = xp.where(_empty(f_p, xp=xp), -h_q, solve(u_q, c_q, change))
+    pull = solve(u_q, c_q, delta)
+    along = times(pull, delta, h_q)
     pull = pull[..., 0]
     return (
         pull,
         of_factor(h_p),
         0.5 * of_diagonal(u_p, c_p, h_p),
         -pull,
-        -(of_factor(h_q) + along),
-        -0.5 * (of_diagonal(u_q, c_q, h_q + solve(u_q, c_q, change)) + pull * pull),
+        -(of_own_factor() + along),
+        -0.5 * (of_diagonal(u_q, c_q, h_q + across) + pull * pull),
         xp.zeros_like(gap),
     )
 
 
-def _inverse(factor: Array, diagonal: Array, *, xp: Any) -> tuple[Array, Array]:
-    """U and H with cov^-1 = diag(1/c) - U U^T and H = cov^-1 F."""
+def _inverse(factor: Array, diagonal: Array, *, xp: Any) -> tuple[Array, Array, Array]:
+    """U, H and L with cov^-1 = diag(1/c) - U U^T, H = cov^-1 F and L = I - F^T H."""
     root = xp.sqrt(diagonal)[..., None]
     scaled = factor / root
     identity = identities(scaled.shape[-1], scaled, xp=xp)
     orthonormal, _ = qr(xp.concat([scaled, identity], axis=-2), xp=xp)
     size = diagonal.shape[-1]
     u = orthonormal[..., :size, :] / root
-    return u, matmul(u, transpose(orthonormal[..., size:, :], xp=xp), xp=xp)
+    below = orthonormal[..., size:, :]
+    return u, matmul(u, transpose(below, xp=xp), xp=xp), matmul(below, transpose(below, xp=xp), xp=xp)
 
 
 low_rank = with_gradient(_gradient, event_axes=(1, 2, 1, 1, 2, 1, 1))(_divergence)
