@@ -63,6 +63,12 @@ HINTS |= {
         of(MEAN, scale_tril=COV), "if this matrix A is the covariance, pass cov=A",
         of(MEAN, cov=COV), M | {"cov": COV}),
     "cho_factor": Hint(of(MEAN, scale_tril=UPPER_JUNK), JUNK, of(MEAN, scale_tril=np.triu(UPPER_JUNK).mT), MEANT),
+    "all of cho_factor": Hint(
+        of(MEAN[0], scale_tril=(UPPER_JUNK[0], False)), "of (A, False), pass scale_tril=numpy.triu(A).mT",
+        of(MEAN[0], scale_tril=np.triu(UPPER_JUNK[0]).mT), {"mean": MEAN[0], "scale_tril": L[0]}),
+    "all of cho_factor lower": Hint(
+        of(MEAN[0], cov=(LOWER_JUNK[0], True)), "of (A, False), pass scale_tril=numpy.triu(A).mT, of (A, True), num",
+        of(MEAN[0], scale_tril=np.tril(LOWER_JUNK[0])), {"mean": MEAN[0], "scale_tril": L[0]}),
     "cho_factor lower": Hint(of(MEAN, scale_tril=LOWER_JUNK), JUNK, of(MEAN, scale_tril=np.tril(LOWER_JUNK)), MEANT),
 }  # fmt: skip
 
@@ -115,6 +121,16 @@ HINTS |= {
         of(MEAN[:1], **{name: SOFTPLUS}), {"mean": MEAN[:1], name: SOFTPLUS})
     for name in ("std", "var")
 } | {
+    f"log_{name} for {name}": Hint(
+        of(MEAN, **{name: np.log(STD) - 1}), f"if these are logarithms, pass log_{name}=",
+        of(MEAN, **{f"log_{name}": np.log(STD) - 1}), M | {name: STD / np.e})
+    for name in ("std", "var")
+} | {
+    f"a diagonal matrix for {name}": Hint(
+        of(MEAN[:3], **columns, **{name: EYE * STD[0]}), "these are diagonal matrices: pass their diagonals alone",
+        of(MEAN[:3], **columns, **{name: np.diagonal(EYE * STD[0])}), {"mean": MEAN[:3], **columns, name: STD[0]})
+    for name, columns in (("std", {}), ("var", {}), ("cov_diag", {"cov_factor": F}))
+} | {
     "factor made into a cov": Hint(
         of(ZERO, cov=FINE @ FINE.T), "if it was made from a lower triangular factor, pass that as scale_tril",
         of(ZERO, scale_tril=FINE), {"mean": ZERO, "scale_tril": FINE}),
@@ -149,6 +165,15 @@ HINTS |= {
     "low rank": Hint(
         of(MEAN, cov_factor=F), "cov_factor needs cov_diag: the covariance is cov_factor @ cov_factor.mT + diag(cov_d",
         of(MEAN, cov_factor=F, cov_diag=STD[0]), M | {"cov": F @ F.T + np.diag(STD[0])}),
+    "transposed columns": Hint(
+        of(MEAN, cov_factor=F.T, cov_diag=STD[0]), "(..., 3, r); if it is the transpose, pass cov_factor.mT",
+        of(MEAN, cov_factor=F.T.mT, cov_diag=STD[0]), M | {"cov": F @ F.T + np.diag(STD[0])}),
+    "one column": Hint(
+        of(MEAN, cov_factor=F[:, 0], cov_diag=STD[0]), "one column is given as cov_factor[..., None]",
+        of(MEAN, cov_factor=F[:, 0][..., None], cov_diag=STD[0]), M | {"cov": F[:, :1] @ F.T[:1] + np.diag(STD[0])}),
+    "one std for each": Hint(
+        of(MEAN, std=STD[:, 0]), "one number for each element of the batch is given as std[..., None]",
+        of(MEAN, std=STD[:, 0][..., None]), M | {"std": np.repeat(STD[:, :1], 3, axis=1)}),
     "one number": Hint(
         of(0.3, std=0.5), "write [m] for one dimension", of([0.3], std=0.5),
         {"mean": np.array([0.3]), "std": np.array([0.5])}),
@@ -198,7 +223,7 @@ with warnings.catch_warnings():
 UNIT = M | {"std": np.ones((4, 3))}
 HINTS |= {
     "masked": Hint(
-        of(MASKED, std=STD), "leave out, in all arrays, the rows with a masked entry; pass the .data",
+        of(MASKED, std=STD), "leave out, in all arrays, what has a masked entry; pass the .data",
         of(MASKED[KEPT].data, std=STD[KEPT]), {"mean": MEAN[KEPT], "std": STD[KEPT]}),
     "matrix": Hint(of(ROWS, std=STD), "convert it with numpy.asarray, or", of(np.asarray(ROWS), std=STD), DIAGONAL),
     "column": Hint(

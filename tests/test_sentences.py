@@ -352,7 +352,8 @@ def bad_values():
     for name in ("std", "var"):
         noun = "std" if name == "std" else "variance"
         for value in (0.0, -1.5):
-            yield name, name, (1, 2), value, f"[1, 2] = {value}: a {noun} must be > 0; a ReLU output can be 0, softplus"
+            hint = "a ReLU output can be 0, softplus" if value == 0 else f"if these are logarithms, pass log_{name}="
+            yield name, name, (1, 2), value, f"[1, 2] = {value}: a {noun} must be > 0; {hint}"
         for value in (NAN, INF, -INF):
             yield name, name, (1, 2), value, f"[1, 2] = {value}: a {name} must be finite"
     for name in ("log_std", "log_var"):

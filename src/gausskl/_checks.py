@@ -94,22 +94,24 @@ def batch_shape(mean: Array, spread: dict[str, Array]) -> tuple[int, ...]:
         event = _event_shape(name, array, d)
         has = shape(array)
         if has[-len(event) :] != event and not (stretches(name) and has[-1:] in ((), (1,))):
-            wanted = ", ".join(["...", *map(str, event)])
+            columns = ("r",) if name == "cov_factor" else ()
+            wanted = ", ".join(["...", *map(str, (*event[: len(event) - len(columns)], *columns))])
             verb = "be broadcastable to" if event == (d,) else "have shape"
             raise ValueError(
                 f"{name} has shape {has}, but mean has shape {shape(mean)}: with {d} dimensions {name} must "
-                f"{verb} ({wanted}){_shape_hint(name, has, d)}"
+                f"{verb} ({wanted}){_shape_hint(name, has, shape(mean))}"
             )
         batches.append(has[: len(has) - len(event)])
     try:
         return broadcast_shapes(*batches)
     except ValueError:
         named = ", ".join(f"{name} {shape(array)}" for name, array in {"mean": mean, **spread}.items())
-        hints = "".join(_shape_hint(name, shape(array), d) for name, array in spread.items())
+        hints = "".join(_shape_hint(name, shape(array), shape(mean)) for name, array in spread.items())
         raise ValueError(f"the batch axes of {named} do not broadcast{hints}") from None
 
 
-def _shape_hint(name: str, has: tuple[int, ...], d: int) -> str:
+def _shape_hint(name: str, has: tuple[int, ...], of_mean: tuple[int, ...]) -> str:
+    d = of_mean[-1]
     square = has[-2:] == (d, d)
     if name in ("std", "var") and square:
         return "; a covariance matrix is given as cov=, a lower triangular factor as scale_tril="
@@ -119,6 +121,12 @@ def _shape_hint(name: str, has: tuple[int, ...], d: int) -> str:
         return "; precisions alone, one for each dimension, are given as var=1 / precision"
     if name == "scale_tril" and not square and has[-1:] == (d * (d + 1) // 2,):
         return "; a packed vector is given as packed_tril="
+    if name == "cov_factor" and len(has) > 1 and has[-1] == d:
+        return "; if it is the transpose, pass cov_factor.mT"
+    if name == "cov_factor" and has[-1:] == (d,):
+        return "; one column is given as cov_factor[..., None]"
+    if stretches(name) and has == of_mean[:-1]:
+        return f"; one number for each element of the batch is given as {name}[..., None]"
     return ""
 
 

@@ -8,21 +8,25 @@ from typing import Any
 import numpy as np
 
 from ._arrays import namespace
+from ._arrays.libraries import LIBRARIES, UNKNOWN
 from ._checks import asymmetry
 from ._formulas.pairs import DENSE, packed_positions
 
 Array = Any
 
 POSITIVE = {
-    "std": "a std must be > 0; a ReLU output can be 0, softplus with a small floor cannot",
-    "var": "a variance must be > 0; a ReLU output can be 0, softplus with a small floor cannot",
+    "std": "a std must be > 0",
+    "var": "a variance must be > 0",
     "cov_diag": "the diagonal added to a covariance of low rank must be > 0",
 }
+RELU = "a ReLU output can be 0, softplus with a small floor cannot"
+MAYBE_LOGARITHM = "if these are logarithms, pass log_{name}="
+MAYBE_DIAGONAL = "these are diagonal matrices: pass their diagonals alone"
 LOGARITHM = "a logarithm must be finite; exp({name}) may be neither 0 nor infinite"
 # What a matrix should have been instead: the sentence looks at the matrix, and each advice holds under its own "if".
 SYMMETRY = "a {name} must be symmetric; "
 ROUNDING = "if only rounding sets the two apart, pass ({name} + {name}.mT) / 2"
-HALF = "; if it is one half of a symmetric matrix, pass T + T.mT - T * numpy.eye(d)"
+HALF = "; if it is one half of a symmetric matrix, pass T + T.mT - T * {xp}.eye(d)"
 PRODUCT = (
     "this is a triangle T: if precision = T @ T.mT, pass precision=T @ T.mT; if precision = T.mT @ T, "
     "pass precision=T.mT @ T" + HALF
@@ -40,8 +44,8 @@ UPPER = (
 )
 NOT_TRIANGULAR = (
     "if this matrix A is the covariance, pass cov=A; if cov = A @ A.mT, pass cov=A @ A.mT; if it is what "
-    "scipy.linalg.cho_factor returned, one triangle of it is junk: pass scale_tril=numpy.triu(A).mT, or, after "
-    "lower=True, scale_tril=numpy.tril(A)"
+    "scipy.linalg.cho_factor returned, one triangle of it is junk: pass scale_tril={xp}.triu(A).mT, or, after "
+    "lower=True, scale_tril={xp}.tril(A)"
 )
 DEFINITE = "the matrix is not positive definite; if it should be, {}"
 SINGULAR = (
@@ -88,13 +92,14 @@ def _complain(values: Array, p: Any, q: Any, computed_in: str) -> None:
 def _complaints(gaussian: Any, computed_in: str) -> Iterator[str]:
     """Sentences about what is wrong with a Gaussian's values, the first one first."""
     arrays = {name: namespace.to_numpy(array) for name, array in gaussian.spread.items() if name != "packing"}
+    xp = LIBRARIES.get(gaussian.form.library, UNKNOWN).spelt or gaussian.form.library
     for name, array in {"mean": namespace.to_numpy(gaussian.mean), **arrays}.items():
         hint = LOGARITHM.format(name=name) if name.startswith("log") else f"a {name} must be finite"
         yield from _first(name, array, ~np.isfinite(array), hint)
         if name in POSITIVE:
-            yield from _first(name, array, array <= 0, POSITIVE[name])
+            yield from _first(name, array, array <= 0, _not_positive(name, array))
         if name in ("cov", "precision"):
-            yield from _asymmetric(name, array)
+            yield from _asymmetric(name, array, xp)
             yield from _indefinite(name, array, computed_in)
         if name == "cov_diag":
             factor = arrays["cov_factor"].astype(np.float64)
@@ -102,7 +107,7 @@ def _complaints(gaussian: Any, computed_in: str) -> Iterator[str]:
                 whole = factor @ factor.mT + array[..., None].astype(np.float64) * np.eye(factor.shape[-2])
                 yield from _indefinite(LOW_RANK, whole, computed_in)
         if name == "scale_tril":
-            hint = ABOVE + (UPPER if _triangle(array) == "upper" else NOT_TRIANGULAR)
+            hint = ABOVE + (UPPER if _triangle(array) == "upper" else NOT_TRIANGULAR.format(xp=xp))
             yield from _first(name, array, np.triu(array, 1) != 0, hint)
             diagonal = np.eye(array.shape[-1], dtype=bool)
             yield from _first(name, array, (array == 0) & diagonal, "a 0 on the diagonal makes the covariance singular")
@@ -110,6 +115,16 @@ def _complaints(gaussian: Any, computed_in: str) -> Iterator[str]:
             on_diagonal = _diagonal_of_packed(array.shape[-1], gaussian.packing)
             hint = "this entry is on the diagonal of the factor, where a 0 makes the covariance singular"
             yield from _first(name, array, (array == 0) & on_diagonal, hint)
+
+
+def _not_positive(name: str, array: Array) -> str:
+    """What to say of numbers of which one is 0 or less, and should not be."""
+    hints = [POSITIVE[name]]
+    if array.ndim > 1 and array.shape[-1] == array.shape[-2] and not (array * (1 - np.eye(array.shape[-1]))).any():
+        hints.append(MAYBE_DIAGONAL)
+    elif name != "cov_diag":
+        hints += [MAYBE_LOGARITHM.format(name=name)] if (array < 0).any() else [RELU]
+    return "; ".join(hints)
 
 
 def _first(name: str, array: Array, bad: Array, hint: str) -> Iterator[str]:
@@ -122,7 +137,7 @@ def _index(index: Any) -> str:
     return f"[{', '.join(map(str, index))}]" if len(index) else ""
 
 
-def _asymmetric(name: str, array: Array) -> Iterator[str]:
+def _asymmetric(name: str, array: Array, xp: str) -> Iterator[str]:
     tolerance = asymmetry(array.dtype, xp=namespace.namespace(array))
     for start, block in _blocks(array):
         size = np.sqrt(np.abs(np.diagonal(block, axis1=-2, axis2=-1)))
@@ -132,7 +147,7 @@ def _asymmetric(name: str, array: Array) -> Iterator[str]:
             hint = SYMMETRY + TRIANGULAR.get((name, _triangle(array)), ROUNDING)
             yield (
                 f"{name}{_index([*batch, i, j])} = {block[k, i, j]} but "
-                f"{name}{_index([*batch, j, i])} = {block[k, j, i]}: " + hint.format(name=name)
+                f"{name}{_index([*batch, j, i])} = {block[k, j, i]}: " + hint.format(name=name, xp=xp)
             )
 
 
@@ -153,6 +168,9 @@ def _indefinite(name: str, array: Array, computed_in: str) -> Iterator[str]:
             if found is not None:
                 where = _index(_position(array, start + k))
                 pivot, value, variance = found
+                if not np.isfinite(variance):
+                    yield f"{name}{where} has variance {pivot} = {variance}: it is beyond the range of float64"
+                    return
                 cure = CURES.get(name, "add to cov_diag yourself")
                 sentence = DEFINITE.format(cure)
                 if value > -least * variance:

@@ -57,7 +57,13 @@ def _from_plain(name: str, value: Any, xp: Any, dtype: Any, device: Any) -> Arra
     except OverflowError:
         raise ValueError(f"{name} holds an integer beyond the range of float64, which ends at 1.8e308") from None
     except (ValueError, TypeError) as error:
-        raise TypeError(f"{name} is a {type(value).__name__} that does not make an array: {error}") from None
+        hint = ""
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], (bool, np.bool_)):
+            hint = (
+                "; what scipy.linalg.cho_factor returns is a matrix with one triangle of junk, and whether the "
+                "other is the lower one: of (A, False), pass scale_tril=numpy.triu(A).mT, of (A, True), numpy.tril(A)"
+            )
+        raise TypeError(f"{name} is a {type(value).__name__} that does not make an array: {error}{hint}") from None
     _refuse_unsuitable(name, numbers)
     with np.errstate(all="ignore"):
         beyond = numbers[np.isfinite(numbers) & (np.abs(numbers.astype(np.float64)) > largest)]
@@ -75,7 +81,7 @@ def _refuse_items(name: str, kind: str, items: Any) -> None:
             _refuse_items(name, kind, item)
         elif isinstance(item, np.ma.MaskedArray):
             raise TypeError(
-                f"{name} is {kind} that holds a masked array: leave out, in all arrays, the rows with a masked entry; "
+                f"{name} is {kind} that holds a masked array: leave out, in all arrays, what has a masked entry; "
                 "pass the .data"
             )
         elif isinstance(item, np.matrix):
@@ -99,9 +105,7 @@ def _refuse_unsuitable(name: str, array: Any) -> None:
     """A sentence for whatever is not an array of real numbers."""
     kind = f"{home_of(array)}.{type(array).__qualname__}".removeprefix("builtins.")
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a masked array: leave out, in all arrays, the rows with a masked entry; pass the .data"
-        )
+        raise TypeError(f"{name} is a masked array: leave out, in all arrays, what has a masked entry; pass the .data")
     if isinstance(array, np.matrix):
         raise TypeError(
             f"{name} is a numpy.matrix, which has no batch axes: convert it with numpy.asarray, or, if it is one row "
