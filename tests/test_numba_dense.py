@@ -29,11 +29,12 @@ from helpers import Backend, make, to_numpy
 
 pytest.importorskip("numba")
 
+from gausskl._fast.contract import load
 from gausskl._fast.cpu import leaf
 from gausskl._fast.cpu import threads as cpu_threads
 from gausskl._fast.cpu.dense import call as dense_call
 from gausskl._formulas import pairs as formula_pairs
-from gausskl._plan import job_of
+from gausskl._plan import plan_for
 
 FACTORS = "scale_tril", "row", "tfp"
 MATRICES = "cov", "precision"
@@ -635,7 +636,7 @@ def test_precise_with_many_dimensions(name):
 def test_the_workspace_is_small():
     for d, precise in ((128, False), (64, True)):
         for gradients in (False, True):
-            job = job_of(identity(d), identity(d), False, "auto", precise)
+            job = plan_for(identity(d), identity(d), False, "auto", precise).job
             assert dense_call._work_size(job, gradients) <= 16e6
 
 
@@ -675,10 +676,11 @@ def test_a_kernel_reads_no_old_numbers_and_writes_to_its_workspace_alone(monkeyp
 def test_results_are_written_to_their_rows_alone(name_p, name_q):
     for size in (1, 7, 8, 11):
         p, q = drawn(name_p, name_q, (size,))
-        job = job_of(gaussian(p), gaussian(q), False, "auto", False)
+        job = plan_for(gaussian(p), gaussian(q), False, "auto", False).job
+        load(job)
         arrays = [a for g in (p, q) for k, a in g.items() if k != "packing"]
         out = np.full(size + 16, 7.0)
         work = np.empty(dense_call._work_size(job, False), np.uint8)
-        assert job.forward(*arrays, out[:size], work, 0, size) == 0
+        assert job.kernel("forward")(*arrays, out[:size], work, 0, size) == 0
         assert same_bits(out[:size], divergence(p, q))
         assert (out[size:] == 7).all()

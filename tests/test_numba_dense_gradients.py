@@ -22,9 +22,10 @@ if Backend.TORCH not in NAMESPACES:
 import torch
 from torch.autograd import forward_ad, grad, gradcheck, gradgradcheck
 
+from gausskl._fast.contract import load
 from gausskl._fast.cpu import threads as cpu_threads
 from gausskl._fast.cpu.dense import call
-from gausskl._plan import job_of
+from gausskl._plan import plan_for
 
 FACTORS = "scale_tril", "row", "tfp"
 PAIRS = [
@@ -493,12 +494,13 @@ def test_gradients_are_written_to_their_rows_alone(name_p, name_q):
     for size, d in itertools.product((1, 7, 8, 11), (3, 5)):
         p, q = drawn(name_p, name_q, (size,), d)
         want = gradients(p, q)
-        job = job_of(gk.Gaussian(**p), gk.Gaussian(**q), False, "auto", False)
+        job = plan_for(gk.Gaussian(**p), gk.Gaussian(**q), False, "auto", False).job
+        load(job)
         arrays = [a for g in (p, q) for k, a in g.items() if k != "packing"]
         whole = [np.full((size + 9, a[0].size), 7.0) for a in arrays]
         outputs, nothing = [a[1 : size + 1] for a in whole], np.empty((0, 8))
         work = np.empty(call._work_size(job, True), np.uint8)
-        job.backward(*arrays, np.ones(size), *outputs, *[nothing] * 4, work, 0, size)
+        job.kernel("backward")(*arrays, np.ones(size), *outputs, *[nothing] * 4, work, 0, size)
         for a, output, g in zip(whole, outputs, want.values(), strict=True):
             assert same_bits(output.reshape(g.shape), g)
             assert (a[:1] == 7).all()

@@ -93,6 +93,7 @@ def divergence(leaf, *sides, reduction="none"):
     spreads = tuple((side.keyword, side.packing) for side in sides)
     bits = 8 * mean.element_size()
     job = contract.Job("cuda", "torch", spreads, bits, tuple(batch), sides[0].event_size, False, False)
+    contract.load(job)
     given = tuple(array for side in sides for array in (side.mean, *side.arrays))
     before = [array.clone() for array in given]
     got, values = leaf.divergence(job, given, reduction)
@@ -200,8 +201,8 @@ class Form:
 
 
 def path_of(*forms, path="auto", precise=False):
-    job = leaf_table.job(forms, (7,), False, precise, path)
-    return job if isinstance(job, str) else job.path
+    job, obstacle = leaf_table.job(forms, (7,), False, precise, path)
+    return obstacle if job is None else job.path
 
 
 @pytest.fixture

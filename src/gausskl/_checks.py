@@ -168,18 +168,19 @@ def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
         raise ValueError(f"{name}={value!r} is not known: give one of {', '.join(map(repr, allowed))}")
 
 
-def both_diagonal(p: Any, q: Any) -> None:
+def both_diagonal(sides: dict[str, Any]) -> None:
     """Refuse contributions per dimension where dimensions are correlated."""
-    if not (p.structure == q.structure == "diagonal"):
+    if any(side.structure != "diagonal" for side in sides.values()):
+        first, *second = [f"{side.structure} ({side.keyword})" for side in sides.values()]
         raise ValueError(
-            f"per_dim=True needs two diagonal Gaussians, but p is {p.structure} ({p.keyword}) and q {q.structure} "
-            f"({q.keyword}): the divergence of correlated dimensions has no share for each of them"
+            f"per_dim=True needs two diagonal Gaussians, but p is {' and q '.join([first, *second])}: the divergence "
+            "of correlated dimensions has no share for each of them"
         )
 
 
-def has_linalg(xp: Any, library: str, p: Any, q: Any) -> None:
+def has_linalg(xp: Any, library: str, sides: dict[str, Any]) -> None:
     """Refuse matrices of a library that has no linear algebra."""
-    for name, gaussian in (("p", p), ("q", q)):
+    for name, gaussian in sides.items():
         if gaussian.structure != "diagonal" and not hasattr(xp, "linalg"):
             raise TypeError(
                 f"{name} is {gaussian.structure} ({gaussian.keyword}), and {library} has no linear algebra: with its "

@@ -59,37 +59,35 @@ CURES = {
 }
 LOW_RANK = "cov_factor @ cov_factor.mT + diag(cov_diag)"
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "pairs of float64": 2.0**-104}
-MORE_DIGITS = {"float32": "give float64, ", "float64": "give precise=True, ", "pairs of float64": ""}
 BLOCK = 64  # matrices that are looked at together: one by one takes much longer for small ones
 
 
-def judge(result: Array, p: Any, q: Any, computed_in: str) -> None:
-    """Raise ValueError naming the first bad value if the result is not finite; a true overflow passes.
+def is_finite(result: Array) -> bool:
+    """Whether there is nothing to complain of."""
+    return bool(np.isfinite(namespace.to_numpy(result)).all())
+
+
+def complain(result: Array, p: Any, q: Any, computed_in: str, precise_serves: bool) -> None:
+    """Raise ValueError naming the first bad value of a pair whose result is not finite; a true overflow passes.
 
     ``computed_in`` says in what precision a matrix had to be positive definite: it is a key of ``EPS``.
     """
-    values = namespace.to_numpy(result)
-    if np.isfinite(values).all():
-        return
     with np.errstate(all="ignore"):  # whatever the caller has said about warnings, the sentence comes
-        _complain(values, p, q, computed_in)
+        for side, gaussian in (("p", p), ("q", q)):
+            for complaint in _complaints(gaussian, computed_in, precise_serves):
+                raise ValueError(f"{side}: {complaint}")
+        values = namespace.to_numpy(result)
+        if np.isnan(values).any():
+            where = _index(np.argwhere(np.isnan(values))[0])
+            factor = "a factor as scale_tril that was not made from the covariance"
+            better = factor if values.dtype == np.float64 else f"float64, or {factor}"
+            raise ValueError(
+                f"the divergence{where} cannot be computed in {values.dtype}, though no single value is bad: the "
+                f"spreads are too close to singular or too far apart for it; use {better}"
+            )
 
 
-def _complain(values: Array, p: Any, q: Any, computed_in: str) -> None:
-    for side, gaussian in (("p", p), ("q", q)):
-        for complaint in _complaints(gaussian, computed_in):
-            raise ValueError(f"{side}: {complaint}")
-    if np.isnan(values).any():
-        where = _index(np.argwhere(np.isnan(values))[0])
-        factor = "a factor as scale_tril that was not made from the covariance"
-        better = factor if values.dtype == np.float64 else f"float64, or {factor}"
-        raise ValueError(
-            f"the divergence{where} cannot be computed in {values.dtype}, though no single value is bad: the spreads "
-            f"are too close to singular or too far apart for it; use {better}"
-        )
-
-
-def _complaints(gaussian: Any, computed_in: str) -> Iterator[str]:
+def _complaints(gaussian: Any, computed_in: str, precise_serves: bool) -> Iterator[str]:
     """Sentences about what is wrong with a Gaussian's values, the first one first."""
     arrays = {name: namespace.to_numpy(array) for name, array in gaussian.spread.items() if name != "packing"}
     xp = LIBRARIES.get(gaussian.form.library, UNKNOWN).spelt or gaussian.form.library
@@ -100,12 +98,12 @@ def _complaints(gaussian: Any, computed_in: str) -> Iterator[str]:
             yield from _first(name, array, array <= 0, _not_positive(name, array))
         if name in ("cov", "precision"):
             yield from _asymmetric(name, array, xp)
-            yield from _indefinite(name, array, computed_in)
+            yield from _indefinite(name, array, computed_in, precise_serves)
         if name == "cov_diag":
             factor = arrays["cov_factor"].astype(np.float64)
             if factor.shape[-2] <= DENSE:
                 whole = factor @ factor.mT + array[..., None].astype(np.float64) * np.eye(factor.shape[-2])
-                yield from _indefinite(LOW_RANK, whole, computed_in)
+                yield from _indefinite(LOW_RANK, whole, computed_in, False)
         if name == "scale_tril":
             hint = ABOVE + (UPPER if _triangle(array) == "upper" else NOT_TRIANGULAR.format(xp=xp))
             yield from _first(name, array, np.triu(array, 1) != 0, hint)
@@ -157,7 +155,7 @@ def _triangle(array: Array) -> str:
     return "" if below and above else "lower" if below else "upper"
 
 
-def _indefinite(name: str, array: Array, computed_in: str) -> Iterator[str]:
+def _indefinite(name: str, array: Array, computed_in: str, precise_serves: bool) -> Iterator[str]:
     for start, block in _blocks(array):
         # Kernels and formulas need not round alike: twice the least pivot makes sure that the culprit is found.
         least = 2 * (block.shape[-1] + 1) * EPS[computed_in]
@@ -174,7 +172,8 @@ def _indefinite(name: str, array: Array, computed_in: str) -> Iterator[str]:
                 cure = CURES.get(name, "add to cov_diag yourself")
                 sentence = DEFINITE.format(cure)
                 if value > -least * variance:
-                    more = MORE_DIGITS[computed_in] if name in CURES or computed_in == "float32" else ""
+                    more = "give precise=True, " if precise_serves and computed_in != "pairs of float64" else ""
+                    more = more or ("give float64, " if computed_in == "float32" else "")
                     sentence = SINGULAR.format(computed_in, variance, more, cure)
                 yield f"{name}{where} has pivot {pivot} = {value}: {sentence}"
 

@@ -15,7 +15,7 @@ class Form:
     """What is known of a Gaussian without its values. Gaussians share it, so that it is found out once.
 
     A ``plain`` form belongs to arrays that are exactly NumPy's, CuPy's or torch's, with values in memory. ``seen`` is
-    what each array was like when the form was found.
+    what each array was like when the form was found, ``plans`` what is known of pairs with this one.
     """
 
     __slots__ = (
@@ -30,6 +30,7 @@ class Form:
         "on_gpu",
         "packing",
         "plain",
+        "plans",
         "seen",
         "spread_dtype",
         "spread_shape",
@@ -51,6 +52,7 @@ class Form:
         if more or self.on_gpu:  # these two do not say it all; memory of a CPU no kernel takes once it is elsewhere
             self.mean_shape = None
         self.plain = False
+        self.plans: dict[Any, Any] = {}
 
 
 def seen(arrays: tuple[Array, ...]) -> tuple[Any, ...]:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _checks, _diagnosis
 from ._arrays import adopt, batches, namespace
-from ._arrays.libraries import facts, name_of
+from ._arrays.libraries import facts
 from ._arrays.linalg import total
 from ._formulas import pairs
 from .gaussian import Gaussian
@@ -17,72 +16,51 @@ from .gaussian import Gaussian
 Array = Any
 
 
-class Pair:
-    """Two Gaussians that fit together: one namespace, one dtype, one batch."""
+def divergence(plan: Any, p: Gaussian, q: Gaussian, reduction: str) -> tuple[Array, Array]:
+    """The divergence, and that of each element of the batch in the dtype everything is computed in."""
+    xp, sides = plan.xp, (p, q)
+    like = next((side.mean for side in sides if not side.form.untyped), p.mean)
+    device = namespace.device_of(like, xp=xp)
+    arrays = [
+        adopt.moved(array, xp=xp, dtype=plan.working, device=device)
+        for side in sides
+        for array in (side.mean, *side.arrays)
+    ]
+    with namespace.quiet(xp):
+        _subtract_integers(arrays, 1 + len(p.arrays), dtype=plan.working, device=device, xp=xp)
+    formula = functools.partial(
+        pairs.divergence,
+        p=pairs.Spread(p.keyword, p.packing),
+        q=pairs.Spread(q.keyword, q.packing),
+        per_dim=plan.per_dim,
+        dtype=plan.working,
+    )
+    axes = pairs.event_axes(p, q)
+    if namespace.is_lazy(like):
+        shape = (*plan.batch_shape, *(plan.event_size,) * plan.per_dim)
+        result = batches.lazily(formula, arrays, axes, shape, plan.per_dim, plan.working)
+    else:
+        result = batches.evaluate(formula, arrays, axes)
+    with namespace.quiet(xp):
+        return _rounded(reduced(result, reduction, xp=xp), plan.returned, xp=xp), result
 
-    def __init__(self, p: Gaussian, q: Gaussian | None, per_dim: bool) -> None:
-        self.p, self.q = p, standard_normal(p) if q is None else q
-        self.batch_shape = _checks.common_batch(self.p, self.q)
-        if per_dim:
-            _checks.both_diagonal(self.p, self.q)
-        self.per_dim = per_dim
-        typed = [side for side in (self.p, self.q) if not side.form.untyped] or [self.p]
-        adopt.one_library({f"the mean of {'p' if side is self.p else 'q'}": side.mean for side in typed})
-        self.like = typed[0].mean
-        self.xp = namespace.namespace(self.like)
-        _checks.has_linalg(self.xp, name_of(self.xp), self.p, self.q)
-        self.dtype = namespace.floating_dtype(self.xp, [a for side in typed for a in (side.mean, *side.arrays)])
-        self.working = namespace.computing_dtype(self.xp, self.dtype)
 
-    def run(self, validate: bool | None) -> Array:
-        """The divergence of each element of the batch, in the dtype everything is computed in."""
-        device = namespace.device_of(self.like, xp=self.xp)
-        arrays = [
-            adopt.moved(array, xp=self.xp, dtype=self.working, device=device)
-            for side in (self.p, self.q)
-            for array in (side.mean, *side.arrays)
-        ]
-        with namespace.quiet(self.xp):
-            self._subtract_integers(arrays)
-        formula = functools.partial(
-            pairs.divergence,
-            p=pairs.Spread(self.p.keyword, self.p.packing),
-            q=pairs.Spread(self.q.keyword, self.q.packing),
-            per_dim=self.per_dim,
-            dtype=self.working,
-        )
-        axes = pairs.event_axes(self.p, self.q)
-        if namespace.is_lazy(self.like):
-            shape = (*self.batch_shape, *(self.p.event_size,) * self.per_dim)
-            result = batches.lazily(formula, arrays, axes, shape, self.per_dim, self.working)
-        else:
-            result = batches.evaluate(formula, arrays, axes)
-        if validate and namespace.is_traced(result):
-            raise ValueError(
-                "validate=True needs values to look at, and these arrays have none yet (lazy, or inside jit, compile "
-                "or vmap): leave validate out, and a bad element will be NaN"
-            )
-        if validate or (validate is None and namespace.can_be_read(result)):
-            _diagnosis.judge(result, self.p, self.q, namespace.name_of_dtype(self.working))
+def _subtract_integers(arrays: list[Array], at_q: int, *, dtype: Any, device: Any, xp: Any) -> None:
+    """Where means are integers, put their difference and 0 in their place: as floats the two could be the same."""
+    means = arrays[0], arrays[at_q]
+    whole = [xp.isdtype(mean.dtype, "integral") for mean in means]
+    if any(whole) and means[0] is not means[1]:
+        arrays[0] = difference(*means, *whole, dtype=dtype, xp=xp)
+        arrays[at_q] = xp.zeros(means[0].shape[-1], dtype=dtype, device=device)
+
+
+def _rounded(result: Array, dtype: Any, *, xp: Any) -> Array:
+    """Rounded once, to the dtype of the inputs."""
+    if result.dtype == dtype:
         return result
-
-    def _subtract_integers(self, arrays: list[Array]) -> None:
-        """Where means are integers, put their difference and 0 in their place: as floats the two could be the same."""
-        xp, at_q = self.xp, 1 + len(self.p.arrays)
-        means = arrays[0], arrays[at_q]
-        whole = [xp.isdtype(mean.dtype, "integral") for mean in means]
-        if any(whole) and means[0] is not means[1]:
-            arrays[0] = difference(*means, *whole, dtype=self.working, xp=xp)
-            device = namespace.device_of(self.like, xp=xp)
-            arrays[at_q] = xp.zeros(self.p.event_size, dtype=self.working, device=device)
-
-    def finish(self, result: Array) -> Array:
-        """Round once to the dtype of the inputs."""
-        if result.dtype == self.dtype:
-            return result
-        if namespace.is_lazy(result):  # it happens when nobody is quiet any more
-            return result.map_blocks(_quietly_rounded, self.dtype, dtype=self.dtype)
-        return self.xp.astype(result, self.dtype)
+    if namespace.is_lazy(result):  # it happens when nobody is quiet any more
+        return result.map_blocks(_quietly_rounded, dtype, dtype=dtype)
+    return xp.astype(result, dtype)
 
 
 def _quietly_rounded(block: Array, dtype: Any) -> Array:

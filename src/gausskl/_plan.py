@@ -1,15 +1,16 @@
-"""What is to run for a pair of Gaussians, and why."""
+"""What is to run for a pair of Gaussians, and why: found out once for Gaussians of the same forms, printed and run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import _checks
+from ._arrays import adopt, namespace
+from ._arrays.libraries import name_of
 from ._fast import leaves
 from ._fast.contract import Job
 from ._form import MOST
-from ._generic import Pair
 from .gaussian import Gaussian
 
 PATHS = ("auto", "generic", "numba", "triton", "cuda", "cupy")
@@ -47,6 +48,12 @@ class Plan:
     event_size: int
     path: str
     reason: str
+    # What runs it: a kernel, if one serves, and the formulas, where there is none or not here and now.
+    job: Job | None = field(repr=False, compare=False)
+    xp: Any = field(repr=False, compare=False)
+    per_dim: bool = field(repr=False, compare=False)
+    returned: Any = field(repr=False, compare=False)  # dtype of the result
+    working: Any = field(repr=False, compare=False)  # dtype that the formulas compute in
 
     def __str__(self) -> str:
         return "\n".join(
@@ -59,39 +66,71 @@ class Plan:
             ]
         )
 
+    def by_formulas(self, reason: str) -> Plan:
+        """The same without a kernel."""
+        working = namespace.name_of_dtype(self.working)
+        return replace(self, job=None, path="generic", reason=reason, computed_in=working)
 
-KNOWN: dict[Any, Job | str] = {}
 
-
-def job_of(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bool) -> Job | str:
-    """What a leaf is to do, or why none serves the pair; found out once for Gaussians of the same forms."""
+def plan_for(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bool) -> Plan:
+    """The plan for two Gaussians, or for one and the standard normal; remembered beside the form of p."""
     form_p, form_q = p.form, None if q is None else q.form
-    known = form_p.plain and (form_q is None or form_q.plain)
-    if known:
-        key = form_p, form_q, per_dim, path, precise
-        job = KNOWN.get(key)
-        if job is not None:
-            return job
+    key = form_q, per_dim, path, precise
+    found: Plan | None = form_p.plans.get(key)
+    if found is not None:
+        return found
+    made = _made(p, q, per_dim, path, precise)
+    if form_p.plain and (form_q is None or form_q.plain):
+        if len(form_p.plans) >= MOST:
+            form_p.plans.clear()
+        form_p.plans[key] = made
+    return made
+
+
+def _made(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bool) -> Plan:
     _checks.one_of("path", path, PATHS)
     _checks.one_of("precise", precise, (True, False))
-    # A diagonal pair is as good in any case.
-    precise = precise and not p.structure == (p if q is None else q).structure == "diagonal"
-    if not known:
-        can_serve(path, leaves.ANY, precise)
-        return leaves.ANY
-    pair = Pair(p, q, per_dim)
-    forms = (form_p,) if form_q is None else (form_p, form_q)
-    job = PATH_ASKED if path == "generic" else leaves.job(forms, pair.batch_shape, per_dim, precise, path)
-    if isinstance(job, str):
-        can_serve(path, job, precise)
-    if len(KNOWN) >= MOST:
-        KNOWN.clear()
-    KNOWN[key] = job
-    return job
+    sides = {"p": p} if q is None else {"p": p, "q": q}
+    batch_shape = p.batch_shape if q is None else _checks.common_batch(p, q)
+    if per_dim:
+        _checks.both_diagonal(sides)
+    typed = {name: side for name, side in sides.items() if not side.form.untyped} or {"p": p}
+    adopt.one_library({f"the mean of {name}": side.mean for name, side in typed.items()})
+    xp = namespace.namespace(next(iter(typed.values())).mean)
+    library = name_of(xp)
+    _checks.has_linalg(xp, library, sides)
+    returned = namespace.floating_dtype(xp, [a for side in typed.values() for a in (side.mean, *side.arrays)])
+    working = namespace.computing_dtype(xp, returned)
+
+    precise = precise and any(side.structure != "diagonal" for side in sides.values())  # those are as good in any case
+    job, reason = None, PATH_ASKED
+    if path != "generic":
+        job, reason = leaves.job([side.form for side in sides.values()], batch_shape, per_dim, precise, path)
+    if job is None:
+        can_serve(path, reason, precise)
+    described = {name: f"{side.structure} ({side.keyword})" for name, side in sides.items()}
+    standard = p.keyword if p.structure == "diagonal" else "std"
+    return Plan(
+        library=library,
+        dtype=namespace.name_of_dtype(returned),
+        computed_in=namespace.name_of_dtype(working) if job is None else job.computed_in,
+        p=described["p"],
+        q=described.get("q", f"diagonal ({standard}), the standard normal"),
+        batch_shape=batch_shape,
+        event_size=p.event_size,
+        path="generic" if job is None else job.path,
+        reason=reason,
+        job=job,
+        xp=xp,
+        per_dim=per_dim,
+        returned=returned,
+        working=working,
+    )
 
 
 def can_serve(path: str, obstacle: str, precise: bool) -> None:
-    if obstacle and path not in ("auto", "generic"):
+    """Refuse to compute otherwise than was asked, where a kernel does not serve."""
+    if path not in ("auto", "generic"):
         raise ValueError(f'path="{path}" cannot serve this call: {obstacle}; leave path out, or give path="generic"')
-    if obstacle and precise:
+    if precise:
         raise ValueError(f"precise=True cannot serve this call: {obstacle}; leave precise out")

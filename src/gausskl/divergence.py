@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from . import _checks, _diagnosis
+from . import _checks, _diagnosis, _generic
 from ._arrays import namespace
-from ._arrays.libraries import name_of
 from ._fast import leaves
-from ._fast.contract import CannotCompile, Job
-from ._generic import Pair, reduced, standard_normal
+from ._fast.contract import CannotCompile, load
 from ._interop.objects import two_gaussians
-from ._plan import Plan, can_serve, job_of
+from ._plan import Plan, can_serve, plan_for
 from .gaussian import Gaussian
 
 Array = Any
@@ -94,15 +92,7 @@ def kl_divergence(
     if validate is not None:
         _checks.one_of("validate", validate, (None, True, False))
     p, q = two_gaussians(p, q)
-    job = job_of(p, q, per_dim, path, precise)
-    if not isinstance(job, str):
-        result = _by_leaf(job, p, q, reduction, validate, path)
-        if result is not None:
-            return result
-    pair = Pair(p, q, per_dim)
-    result = pair.run(validate)
-    with namespace.quiet(pair.xp):
-        return pair.finish(reduced(result, reduction, xp=pair.xp))
+    return _run(plan_for(p, q, per_dim, path, precise), p, q, reduction, validate, path)
 
 
 @namespace.not_converted
@@ -153,24 +143,12 @@ def plan(
     path: generic (the array-API formulas, as asked)
     """
     p, q = two_gaussians(p, q)
-    job = job_of(p, q, per_dim, path, precise)
-    if isinstance(job, str):
-        obstacle, reason, computed_in, serves = job, job, None, "generic"
-    else:
-        obstacle, reason, computed_in, serves = leaves.obstacle_now(job), job.reason, job.computed_in, job.path
-        can_serve(path, obstacle, job.precise)
-    pair, standard = Pair(p, q, per_dim), ", the standard normal" if q is None else ""
-    return Plan(
-        library=name_of(pair.xp),
-        dtype=namespace.name_of_dtype(pair.dtype),
-        computed_in=namespace.name_of_dtype(pair.working) if obstacle else str(computed_in),
-        p=f"{p.structure} ({p.keyword})",
-        q=f"{pair.q.structure} ({pair.q.keyword}){standard}",
-        batch_shape=pair.batch_shape,
-        event_size=p.event_size,
-        path="generic" if obstacle else serves,
-        reason=obstacle or reason,
-    )
+    found = plan_for(p, q, per_dim, path, precise)
+    obstacle = found.job and leaves.obstacle_now(found.job)
+    if found.job and obstacle:
+        can_serve(path, obstacle, found.job.precise)
+        return found.by_formulas(obstacle)
+    return found
 
 
 def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bool = False) -> None:
@@ -198,36 +176,59 @@ def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bo
     >>> gk.warm_up(gk.Gaussian([0.0], std=1.0), gk.Gaussian([0.0], std=1.0))
     """
     p, q = two_gaussians(p, q)
-    job = job_of(p, q, False, "auto", False)
-    if isinstance(job, str) or leaves.obstacle_now(job):
+    job = plan_for(p, q, False, "auto", False).job
+    if job is None or leaves.obstacle_now(job):
         return
     try:
+        load(job)
         job.engine.warm_up(job, _arrays(p, q), bool(gradients))
     except CannotCompile as error:
         leaves.give_up(job.path, error)
 
 
-def _by_leaf(
-    job: Job, p: Gaussian, q: Gaussian | None, reduction: Reduction, validate: bool | None, path: str
-) -> Array | None:
-    """The divergence by a compiled kernel; None if there can be none here and now."""
-    obstacle = leaves.obstacle_now(job)
-    if not obstacle:
+def _run(plan: Plan, p: Gaussian, q: Gaussian | None, reduction: Reduction, validate: bool | None, path: str) -> Array:
+    """The divergence by a kernel if there is one, and can be here and now; else by the formulas."""
+    job, found = plan.job, None
+    if job is not None:
+        obstacle = leaves.obstacle_now(job)
+        if not obstacle:
+            try:
+                found = load(job).divergence(job, _arrays(p, q), reduction)
+            except CannotCompile as error:
+                obstacle = leaves.give_up(job.path, error)
+            except TypeError:  # a kernel does not take the arrays: are they on another device by now?
+                before = p.form, q and q.form
+                if before == (p.look_anew(), q and q.look_anew()):
+                    raise
+                return _run(plan_for(p, q, plan.per_dim, path, job.precise), p, q, reduction, validate, path)
+        if found is None:
+            can_serve(path, obstacle, job.precise)
+            plan = plan.by_formulas(obstacle)
+    if found is None:
+        found = _generic.divergence(plan, p, _generic.standard_normal(p) if q is None else q, reduction)
+    result, suspect = found
+    if suspect is not None and validate is not False:
+        _look_again(suspect, plan, p, q, validate, path)
+    return result
+
+
+def _look_again(suspect: Array, plan: Plan, p: Gaussian, q: Gaussian | None, validate: bool | None, path: str) -> None:
+    """Name the value that spoilt a result, if it can be read or was asked for."""
+    if validate and namespace.is_traced(suspect):
+        raise ValueError(
+            "validate=True needs values to look at, and these arrays have none yet (lazy, or inside jit, compile "
+            "or vmap): leave validate out, and a bad element will be NaN"
+        )
+    if not (validate or namespace.can_be_read(suspect)) or _diagnosis.is_finite(suspect):
+        return
+
+    def precise_serves() -> bool:
         try:
-            result, suspect = job.leaf.divergence(job, _arrays(p, q), reduction)
-        except CannotCompile as error:
-            obstacle = leaves.give_up(job.path, error)
-        except TypeError:  # a kernel does not take the arrays: are they on another device by now?
-            before = p.form, q and q.form
-            if before == (p.look_anew(), q and q.look_anew()):
-                raise
-            return None
-        else:
-            if suspect is not None and (validate or (validate is None and job.path == "numba")):
-                _diagnosis.judge(suspect, p, standard_normal(p) if q is None else q, job.computed_in)
-            return result
-    can_serve(path, obstacle, job.precise)
-    return None
+            return plan_for(p, q, plan.per_dim, path, True).job is not None
+        except ValueError:
+            return False
+
+    _diagnosis.complain(suspect, p, _generic.standard_normal(p) if q is None else q, plan.computed_in, precise_serves())
 
 
 def _arrays(p: Gaussian, q: Gaussian | None) -> tuple[Array, ...]:

@@ -6,13 +6,13 @@ import contextlib
 import importlib
 import math
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .._spreads import DIAGONAL, STRUCTURE
+from .._spreads import STRUCTURE
 
 ENGINES = {"diagonal": "cpu.diagonal.call", "dense": "cpu.dense.call", "low rank": "cpu.low_rank.call"}
 
@@ -26,29 +26,11 @@ LEAVES = {
 }
 
 
-class _Once:
-    """A property that is found out once.
-
-    Unlike ``functools.cached_property`` of Python 3.11 it takes no lock, which another thread could hold when the
-    process forks.
-    """
-
-    def __init__(self, find: Callable[[Any], Any]) -> None:
-        self.find, self.__doc__ = find, find.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, job: Any, owner: type | None = None) -> Any:
-        value = job.__dict__[self.name] = self.find(job)
-        return value
-
-
 class CannotCompile(Exception):
     """No kernel can be had, whatever the reason."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Job:
     """A pair of Gaussians as a leaf sees it: nothing but its values is missing."""
 
@@ -61,85 +43,51 @@ class Job:
     per_dim: bool
     two_axes: bool  # every array has an axis of rows and one of dimensions, and no more
     precise: bool = False
+    # What follows from these.
+    standard: bool = field(init=False)  # q is the standard normal, and has no arrays
+    keyword: str = field(init=False)  # of p
+    diagonal: bool = field(init=False)  # both sides are
+    structure: str = field(init=False)  # of the pair as a whole: "diagonal", "low rank" or "dense"
+    shape: tuple[int, ...] = field(init=False)  # of the result without reduction
+    count: int = field(init=False)  # of results without reduction
+    batch: tuple[int, ...] = field(init=False)  # its shape, with at least one axis
+    rows: int = field(init=False)  # number of Gaussians in it
+    dtype: Any = field(init=False)  # of everything
+    computed_in: str = field(init=False)  # the dtype of what comes in between
+    # The modules that do it and their kernels, once they have been needed.
+    leaf: Any = field(init=False, default=None)  # knows the library
+    engine: Any = field(init=False, default=None)  # knows the kernels for such pairs
+    kernels: dict[str, Any] = field(init=False, default_factory=dict)
 
-    @_Once
-    def standard(self) -> bool:
-        """Whether q is the standard normal, and has no arrays."""
-        return len(self.spreads) == 1
-
-    @_Once
-    def keyword(self) -> str:
-        """How the spread of p is described."""
-        return self.spreads[0][0]
-
-    @_Once
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the result without reduction."""
-        return (*self.batch_shape, self.event_size) if self.per_dim else self.batch_shape
-
-    @_Once
-    def batch(self) -> tuple[int, ...]:
-        """Batch shape with at least one axis."""
-        return self.batch_shape or (1,)
-
-    @_Once
-    def rows(self) -> int:
-        """Number of Gaussians in the batch."""
-        return math.prod(self.batch)
-
-    @_Once
-    def count(self) -> int:
-        """Number of results without reduction."""
-        return math.prod(self.shape)
-
-    @_Once
-    def dtype(self) -> Any:
-        """Dtype of everything."""
-        return np.dtype(f"float{self.bits}")
-
-    @_Once
-    def computed_in(self) -> str:
-        """Name of the dtype of what comes in between."""
-        if self.diagonal:
-            return str(self.dtype)
-        return "pairs of float64" if self.precise else "float64"
-
-    @_Once
-    def forward(self) -> Any:
-        """The compiled kernel of the divergence."""
-        return self.engine.kernel(self, "forward")
-
-    @_Once
-    def backward(self) -> Any:
-        """The compiled kernel of the gradients."""
-        return self.engine.kernel(self, "backward")
-
-    @_Once
-    def diagonal(self) -> bool:
-        """Whether both sides are diagonal."""
-        return all(keyword in DIAGONAL for keyword, _ in self.spreads)
-
-    @_Once
-    def structure(self) -> str:
-        """What the pair as a whole is: "diagonal", "low rank" or "dense"."""
+    def __post_init__(self) -> None:
         found = {STRUCTURE[keyword] for keyword, _ in self.spreads}
-        return "low rank" if "low rank" in found else "dense" if "dense" in found else "diagonal"
+        self.standard = len(self.spreads) == 1
+        self.keyword = self.spreads[0][0]
+        self.diagonal = found == {"diagonal"}
+        self.structure = "low rank" if "low rank" in found else "diagonal" if self.diagonal else "dense"
+        self.shape = (*self.batch_shape, self.event_size) if self.per_dim else self.batch_shape
+        self.count = math.prod(self.shape)
+        self.batch = self.batch_shape or (1,)
+        self.rows = math.prod(self.batch)
+        self.dtype = np.dtype(f"float{self.bits}")
+        between = "pairs of float64" if self.precise else "float64"
+        self.computed_in = str(self.dtype) if self.diagonal else between
 
-    @_Once
-    def engine(self) -> Any:
-        """The module that knows the kernels for such pairs."""
-        return _import(ENGINES[self.structure]) if self.path == "numba" else self.leaf
+    def kernel(self, kind: str) -> Any:
+        """A compiled kernel, "forward" or "backward"; made when it is first asked for."""
+        found = self.kernels.get(kind)
+        if found is None:
+            found = self.kernels[kind] = self.engine.kernel(self, kind)
+        return found
 
-    @_Once
-    def leaf(self) -> Any:
-        """The module that knows the library."""
-        return _import(LEAVES[self.path, self.library])
 
-    @_Once
-    def reason(self) -> str:
-        """Why a kernel serves the pair."""
-        where = "in the memory of the CPU" if self.path == "numba" else "on the GPU"
-        return f"one compiled pass over {self.structure} Gaussians {where}"
+def load(job: Job) -> Any:
+    """The leaf of a job, imported when it is first needed."""
+    if job.leaf is None:
+        leaf = _import(LEAVES[job.path, job.library])
+        job.engine = _import(ENGINES[job.structure]) if job.path == "numba" else leaf
+        job.leaf = leaf
+    return job.leaf
 
 
 @contextlib.contextmanager

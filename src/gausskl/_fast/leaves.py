@@ -11,10 +11,11 @@ import importlib.util
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from .._spreads import DIAGONAL
-from .contract import CannotCompile, Job
+from .contract import CannotCompile, Job, load
 
 LARGEST = 128  # dimensions of a dense pair: beyond, LAPACK is as quick and needs less memory
 LARGEST_PRECISE = 64
@@ -34,20 +35,22 @@ ANY = "the array-API formulas serve every library and every pair"
 _broken: dict[str, str] = {}  # path to why no kernel can be had
 
 
-def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool, precise: bool, path: str) -> Job | str:
-    """What a leaf is to do for Gaussians of these forms, or why none serves them."""
+def job(
+    forms: Sequence[Any], batch_shape: tuple[int, ...], per_dim: bool, precise: bool, path: str
+) -> tuple[Job | None, str]:
+    """What a leaf is to do for Gaussians of these forms, if one serves them, and why it does or does not."""
     p, q = forms[0], forms[-1]
     keywords = dict.fromkeys(form.keyword for form in forms)
     dtypes = dict.fromkeys(dtype for form in forms for dtype in form.dtypes)
     if not all(form.plain for form in forms) or p.library != q.library:
-        return ANY
+        return None, ANY
     diagonal = set(keywords) <= set(DIAGONAL)
     own = PATHS[p.library, p.on_gpu]
     if own == "triton" and p.on_gpu and not diagonal:
         own = "cuda"
     path = own if path == "auto" else path
     if path != own and not (path == "triton" and diagonal and p.library == "torch" and _interprets()):
-        return f"{path} is for {SERVES[path]}"
+        return None, f"{path} is for {SERVES[path]}"
     if path == "numba":
         obstacle = _on_cpu(keywords, dtypes, p.event_size, precise)
     elif diagonal:
@@ -58,11 +61,13 @@ def job(forms: tuple[Any, ...], batch_shape: tuple[int, ...], per_dim: bool, pre
         obstacle = f"compiled kernels are for two spreads of one kind, not for {' and '.join(keywords)}"
     obstacle = obstacle or _missing(path) or _broken.get(path, "") or (_disabled() if path == "numba" else "")
     if obstacle:
-        return obstacle
+        return None, obstacle
     two_axes = len(batch_shape) == 1 and {ndim for form in forms for ndim in form.ndims} == {2}
     spreads = tuple((form.keyword, form.packing) for form in forms)
     bits = max(32, int(p.dtypes[0].removeprefix("b").removeprefix("float")))
-    return Job(path, p.library, spreads, bits, batch_shape, p.event_size, per_dim, two_axes, precise)
+    made = Job(path, p.library, spreads, bits, batch_shape, p.event_size, per_dim, two_axes, precise)
+    where = "in the memory of the CPU" if path == "numba" else "on the GPU"
+    return made, f"one compiled pass over {made.structure} Gaussians {where}"
 
 
 def _on_cpu(keywords: dict[str, None], dtypes: dict[str, None], size: int, precise: bool) -> str:
@@ -144,7 +149,7 @@ def obstacle_now(job: Job) -> str:
     if job.library != "torch":
         return ""
     try:
-        return str(job.leaf.obstacle())
+        return str(load(job).obstacle())
     except CannotCompile as error:
         return give_up(job.path, error)
 

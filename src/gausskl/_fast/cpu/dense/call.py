@@ -37,7 +37,7 @@ def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
 
     def piece(*arguments: Any) -> int:
         *views, first, last = arguments
-        return int(job.forward(*views, threads.workspace(size), first, last))
+        return int(job.kernel("forward")(*views, threads.workspace(size), first, last))
 
     return leaf.by_row(job, four(job, arrays), events(job), _step(job, 1), piece)
 
@@ -151,7 +151,7 @@ def _go_back(
 
     def piece(first: int, last: int) -> int:
         sums = [_sums(0 if target is None else target.shape[-1]) for target in still]
-        job.backward(*sources, *outputs, *sums, threads.workspace(size), first, last)
+        job.kernel("backward")(*sources, *outputs, *sums, threads.workspace(size), first, last)
         in_order.add(first, [part.sum(axis=-1) for part in sums])
         return 0
 

@@ -38,11 +38,11 @@ def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
     out = np.empty((*job.batch, job.event_size if job.per_dim else 1), job.dtype)
     inputs = arrays + arrays if job.standard else arrays
     if job.two_axes:
-        not_finite = _run(job.forward, job, (*inputs, out, job.per_dim), job.rows)
+        not_finite = _run(job.kernel("forward"), job, (*inputs, out, job.per_dim), job.rows)
     else:
         not_finite = 0
         for rows, views in as_rows(job.batch, (*inputs, out), [1] * 5):
-            not_finite += _run(job.forward, job, (*views, job.per_dim), rows)
+            not_finite += _run(job.kernel("forward"), job, (*views, job.per_dim), rows)
     special = None
     if not_finite:
         rowwise = out.reshape(job.rows, -1)
@@ -71,7 +71,7 @@ def gradients(
     in_order = any(len(target) == 2 for target in targets)
     inputs, outputs = (2 * arrays, 2 * targets) if job.standard else (arrays, targets)
     for rows, views in as_rows(job.batch, (*inputs, weights, *outputs), [1] * 9):
-        _run(job.backward, job, views, rows, in_order)
+        _run(job.kernel("backward"), job, views, rows, in_order)
     for part in _parts(job, special):
         _correct(job, arrays, weights, targets, part)
     return [

@@ -39,7 +39,7 @@ def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
 
     def piece(*arguments: Any) -> int:
         *views, first, last = arguments
-        return int(job.forward(*views, threads.workspace(size)[:size].view(np.float64), first, last))
+        return int(job.kernel("forward")(*views, threads.workspace(size)[:size].view(np.float64), first, last))
 
     return leaf.by_row(job, six, 2 * EVENTS, step, piece)
 
