@@ -370,3 +370,20 @@ def test_one_stray_entry_does_not_make_a_batch_upper():
         ValueError, match=r"scale_tril\[2, 0, 1\] = 0.5: nothing may stand .* if this matrix A is the covariance"
     ):
         gk.kl_divergence(gk.Gaussian(np.zeros(3), scale_tril=stray))
+
+
+@pytest.mark.parametrize("case", ["generic", "low rank", "too large", "two dtypes"])
+def test_precise_is_advised_where_it_serves(case):
+    d = 70 if case == "too large" else 2
+    cov = np.eye(d)
+    cov[:2, :2] = NEAR
+    p, q = gk.Gaussian(np.zeros(d), cov=cov), None
+    if case == "low rank":
+        q = gk.Gaussian(np.zeros(d), cov_factor=np.ones((d, 1)), cov_diag=np.ones(d))
+    if case == "two dtypes":
+        q = gk.Gaussian(np.zeros(d, np.float32), std=np.ones(d, np.float32))
+    with pytest.raises(ValueError, match="as far as float64 can tell") as caught:
+        gk.kl_divergence(p, q, path="generic" if case == "generic" else "auto")
+    assert "precise" not in str(caught.value)
+    with pytest.raises(ValueError, match="precise=True cannot serve this call"):
+        gk.kl_divergence(p, q, precise=True, path="generic" if case == "generic" else "auto")
