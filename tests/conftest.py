@@ -48,7 +48,11 @@ def pytest_configure(config):
     device = config.getoption("torch_device")
     if device == "interpreter":  # Triton serves tensors of the CPU, step by step
         os.environ["TRITON_INTERPRET"] = "1"
-        leaves.PATHS["torch", False] = "triton"
+        numba, triton = leaves.LEAVES["numba"], leaves.LEAVES["triton"]
+        leaves.LEAVES |= {
+            "numba": numba._replace(modules={"numpy": numba.modules["numpy"]}),
+            "triton": triton._replace(on_gpu=False),
+        }
     else:
         helpers.TORCH_DEVICE = device
     required = config.getoption("require_backend")

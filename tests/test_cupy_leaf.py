@@ -17,6 +17,7 @@ from on_processor import address
 
 import gausskl as gk
 from gausskl._fast import contract, gpu
+from gausskl._fast import leaves as leaf_table
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 
@@ -102,7 +103,7 @@ def divergence(leaf, p, q=None, reduction="none", per_dim=False):
     batch = np.broadcast_shapes(*(side.batch_shape for side in sides))
     dtype = sides[0].mean.dtype
     job = contract.Job("cupy", "cupy", spreads, 8 * dtype.itemsize, batch, sides[0].event_size, per_dim, False)
-    contract.load(job)
+    leaf_table.load(job)
     arrays = [here(array) for side in sides for array in (side.mean, *side.arrays)]
     before = [array.copy() for array in arrays]
     got, values = leaf.divergence(job, tuple(arrays), reduction)

@@ -165,7 +165,7 @@ def test_a_helper_says_whom_it_serves():
 
 def test_every_helper_is_known_by_its_path():
     paths = {one_library._path(helper) for helper in one_library.HELPERS}
-    assert paths == set(leaves.SERVES) - {"cupy"}
+    assert paths == set(leaves.LEAVES) - {"cupy"}
 
 
 def test_a_part_of_a_package_that_is_missing_is_not_installed():

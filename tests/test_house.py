@@ -25,7 +25,6 @@ ROOMS = [
     "_fast.leaves",
     "_fast.terms",
     "_fast.by_formula",
-    "_fast.dense_by_formula",
     "_fast.batch",
     "_fast.autograd",
     "_fast.cpu.threads",

@@ -29,10 +29,10 @@ from helpers import Backend, make, to_numpy
 
 pytest.importorskip("numba")
 
-from gausskl._fast.contract import load
 from gausskl._fast.cpu import leaf
 from gausskl._fast.cpu import threads as cpu_threads
 from gausskl._fast.cpu.dense import call as dense_call
+from gausskl._fast.leaves import load
 from gausskl._formulas import pairs as formula_pairs
 from gausskl._plan import plan_for
 
@@ -98,7 +98,7 @@ def kernels_alone(monkeypatch, request):
     def never(*_):
         raise AssertionError("the kernel could not compute something")
 
-    monkeypatch.setattr(leaf, "_by_formula", never)
+    monkeypatch.setattr(leaf, "of_rows", never)
 
 
 def check(name_p, name_q, p, q):

@@ -22,9 +22,9 @@ if Backend.TORCH not in NAMESPACES:
 import torch
 from torch.autograd import forward_ad, grad, gradcheck, gradgradcheck
 
-from gausskl._fast.contract import load
 from gausskl._fast.cpu import threads as cpu_threads
 from gausskl._fast.cpu.dense import call
+from gausskl._fast.leaves import load
 from gausskl._plan import plan_for
 
 FACTORS = "scale_tril", "row", "tfp"

@@ -93,7 +93,7 @@ def divergence(leaf, *sides, reduction="none"):
     spreads = tuple((side.keyword, side.packing) for side in sides)
     bits = 8 * mean.element_size()
     job = contract.Job("cuda", "torch", spreads, bits, tuple(batch), sides[0].event_size, False, False)
-    contract.load(job)
+    leaf_table.load(job)
     given = tuple(array for side in sides for array in (side.mean, *side.arrays))
     before = [array.clone() for array in given]
     got, values = leaf.divergence(job, given, reduction)

@@ -13,7 +13,7 @@ from ._fast.contract import Job
 from ._form import MOST
 from .gaussian import Gaussian
 
-PATHS = ("auto", "generic", "numba", "triton", "cuda", "cupy")
+PATHS = ("auto", "generic", *leaves.LEAVES)
 PATH_ASKED = "the array-API formulas, as asked"
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from . import _checks, _diagnosis, _generic
 from ._arrays import namespace
 from ._fast import leaves
-from ._fast.contract import CannotCompile, load
+from ._fast.contract import CannotCompile
 from ._interop.objects import two_gaussians
 from ._plan import Plan, can_serve, plan_for
 from .gaussian import Gaussian
@@ -180,8 +180,7 @@ def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bo
     if job is None or leaves.obstacle_now(job):
         return
     try:
-        load(job)
-        job.engine.warm_up(job, _arrays(p, q), bool(gradients))
+        leaves.load(job).warm_up(job, _arrays(p, q), bool(gradients))
     except CannotCompile as error:
         leaves.give_up(job.path, error)
 
@@ -193,7 +192,7 @@ def _run(plan: Plan, p: Gaussian, q: Gaussian | None, reduction: Reduction, vali
         obstacle = leaves.obstacle_now(job)
         if not obstacle:
             try:
-                found = load(job).divergence(job, _arrays(p, q), reduction)
+                found = leaves.load(job).divergence(job, _arrays(p, q), reduction)
             except CannotCompile as error:
                 obstacle = leaves.give_up(job.path, error)
             except TypeError:  # a kernel does not take the arrays: are they on another device by now?

@@ -33,9 +33,11 @@ def _slices(
 ) -> Iterator[tuple[int, list[Array]]]:
     arrays = [array.reshape(1) if array.ndim == 0 else array for array in arrays]
     own = [_batch_strides(array, len(batch), axes) for array, axes in zip(arrays, events, strict=True)]
-    sizes, strides = _merged(batch, own)
+    remain = merged(batch, own) or [(1, [0] * len(own))]
+    sizes = [size for size, _ in remain]
     whole = []
-    for array, axes, steps in zip(arrays, events, strides, strict=True):
+    for k, (array, axes) in enumerate(zip(arrays, events, strict=True)):
+        steps = [step[k] for _, step in remain]
         leading, event = max(array.ndim - axes - len(batch), 0), array.ndim - axes
         shape = (*array.shape[:leading], *sizes, *array.shape[event:])
         whole.append(as_strided(array, shape, (*array.strides[:leading], *steps, *array.strides[event:])))
@@ -54,18 +56,18 @@ def _batch_strides(array: Array, axes: int, event: int) -> list[int]:
     return [array.strides[k] if k >= 0 and array.shape[k] > 1 else 0 for k in own]
 
 
-def _merged(shape: tuple[int, ...], strides: list[list[int]]) -> tuple[list[int], list[list[int]]]:
-    """Sizes and strides of the batch, neighbours made one where they are one to all arrays."""
-    sizes, merged = [shape[0]], [[own[0]] for own in strides]
-    for axis, size in enumerate(shape[1:], 1):
-        steps = [own[axis] for own in strides]
+def merged(batch: tuple[int, ...], steps: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
+    """The axes of a batch that remain when neighbours are made one where they are one to all arrays.
+
+    ``steps`` are those of each array along each axis, 0 where it is broadcast.
+    """
+    axes: list[tuple[int, list[int]]] = []
+    for k, size in enumerate(batch):
+        here = [step[k] for step in steps]
         if size == 1:
             continue
-        if sizes[-1] == 1:
-            sizes[-1], keep = size, False
+        if axes and axes[-1][1] == [size * step for step in here]:
+            axes[-1] = axes[-1][0] * size, here
         else:
-            keep = all(done[-1] == step * size for done, step in zip(merged, steps, strict=True))
-            sizes[-1:] = [sizes[-1] * size] if keep else [sizes[-1], size]
-        for done, step in zip(merged, steps, strict=True):
-            done[-1:] = [step] if keep or len(done) == len(sizes) else [done[-1], step]
-    return sizes, merged
+            axes.append((size, here))
+    return axes

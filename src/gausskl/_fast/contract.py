@@ -1,9 +1,22 @@
-"""What a leaf is asked for, and what it may answer."""
+"""What a leaf is asked for, and what it may answer.
+
+A leaf is a module with
+
+* ``divergence(job, arrays, reduction)``: the result, and the divergence of each row if there are rows to look at again,
+  else None. ``arrays`` are mean and spread of p and then those of q, or those of p alone for the standard normal;
+* ``warm_up(job, arrays, gradients)``: compile what the divergence needs, and its gradients;
+* and, for tensors, whose ``divergence`` is that of ``autograd.py``: ``obstacle()``, why it does not serve here and now,
+  ``forward(job, tensors, reduction)``, which adds which rows the formulas had to compute, and
+  ``backward(job, tensors, cotangent, reduction, wanted, special)``, the gradients; None if the formulas have to find
+  them.
+
+Whatever it cannot do, it leaves to the formulas: see ``by_formula.py``. :class:`CannotCompile` says that it can do
+nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import signal
 from collections.abc import Iterator
@@ -14,16 +27,7 @@ import numpy as np
 
 from .._spreads import STRUCTURE
 
-ENGINES = {"diagonal": "cpu.diagonal.call", "dense": "cpu.dense.call", "low rank": "cpu.low_rank.call"}
-
-
-LEAVES = {
-    ("numba", "numpy"): "cpu.leaf",
-    ("numba", "torch"): "cpu.torch",
-    ("triton", "torch"): "gpu.leaf_triton",
-    ("cuda", "torch"): "gpu.leaf_cuda",
-    ("cupy", "cupy"): "gpu.leaf_cupy",
-}
+Spreads = tuple[tuple[str, str | None], ...]  # keyword and packing of p and of q, or of p alone
 
 
 class CannotCompile(Exception):
@@ -36,7 +40,7 @@ class Job:
 
     path: str
     library: str
-    spreads: tuple[tuple[str, str | None], ...]  # keyword and packing of p and of q, or of p alone
+    spreads: Spreads
     bits: int
     batch_shape: tuple[int, ...]
     event_size: int
@@ -81,13 +85,10 @@ class Job:
         return found
 
 
-def load(job: Job) -> Any:
-    """The leaf of a job, imported when it is first needed."""
-    if job.leaf is None:
-        leaf = _import(LEAVES[job.path, job.library])
-        job.engine = _import(ENGINES[job.structure]) if job.path == "numba" else leaf
-        job.leaf = leaf
-    return job.leaf
+def reduced(job: Job, values: Any, reduction: str, float64: Any) -> Any:
+    """Sum or mean of the results, added up in float64."""
+    whole = values.sum(dtype=float64)
+    return whole / job.count if reduction == "mean" else whole
 
 
 @contextlib.contextmanager
@@ -115,11 +116,3 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(signal.SIGINT, usual)
             for number, frame in held:
                 usual(number, frame)
-
-
-def _import(name: str) -> Any:
-    try:
-        with uninterrupted():
-            return importlib.import_module(f".{name}", __package__)
-    except Exception as error:
-        raise CannotCompile(f"{type(error).__name__}: {error}") from error

@@ -12,22 +12,51 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._spreads import DIAGONAL
-from .contract import CannotCompile, Job, load
+from .contract import CannotCompile, Job, uninterrupted
 
 LARGEST = 128  # dimensions of a dense pair: beyond, LAPACK is as quick and needs less memory
 LARGEST_PRECISE = 64
 LARGEST_ON_GPU = 16  # numbers that one thread can hold
 DENSE_ON_GPU = ("cov", "scale_tril", "packed_tril")
-PATHS = {("numpy", False): "numba", ("torch", False): "numba", ("torch", True): "triton", ("cupy", True): "cupy"}
-SERVES = {
-    "numba": "arrays of NumPy, and tensors of PyTorch in the memory of the CPU",
-    "triton": "diagonal Gaussians in tensors of PyTorch on a GPU",
-    "cuda": "dense Gaussians in tensors of PyTorch on a GPU",
-    "cupy": "arrays of CuPy",
+
+
+class Leaf(NamedTuple):
+    """A family of kernels: what it serves, where it is, and what has to be installed."""
+
+    serves: str
+    modules: dict[str, str]  # by library; what each has to offer says ``contract.Leaf``
+    on_gpu: bool = True
+    needs: str = ""
+    cure: str = ""
+
+
+LEAVES = {
+    "numba": Leaf(
+        "arrays of NumPy, and tensors of PyTorch in the memory of the CPU",
+        {"numpy": "cpu.leaf", "torch": "cpu.torch"},
+        on_gpu=False,
+        needs="numba",
+        cure="pip install gausskl[numba]",
+    ),
+    "triton": Leaf(
+        "diagonal Gaussians in tensors of PyTorch on a GPU",
+        {"torch": "gpu.leaf_triton"},
+        needs="triton",
+        cure="pip install triton",
+    ),
+    "cuda": Leaf(
+        "dense Gaussians in tensors of PyTorch on a GPU",
+        {"torch": "gpu.leaf_cuda"},
+        needs="cuda.core",
+        cure="pip install gausskl[torch-cuda12] or gausskl[torch-cuda13]",
+    ),
+    "cupy": Leaf("arrays of CuPy", {"cupy": "gpu.leaf_cupy"}),
 }
+# The modules of Numba's kernels for a pair of Gaussians; every other leaf knows its own.
+ENGINES = {"diagonal": "cpu.diagonal.call", "dense": "cpu.dense.call", "low rank": "cpu.low_rank.call"}
 DISABLED = "NUMBA_DISABLE_JIT keeps Numba from compiling"
 ANY = "the array-API formulas serve every library and every pair"
 
@@ -45,12 +74,11 @@ def job(
     if not all(form.plain for form in forms) or p.library != q.library:
         return None, ANY
     diagonal = set(keywords) <= set(DIAGONAL)
-    own = PATHS[p.library, p.on_gpu]
-    if own == "triton" and p.on_gpu and not diagonal:
-        own = "cuda"
+    able = [name for name, leaf in LEAVES.items() if p.library in leaf.modules and leaf.on_gpu == p.on_gpu]
+    own = able[0] if diagonal else able[-1]  # of the two for tensors on a GPU, the second is for dense ones
     path = own if path == "auto" else path
     if path != own and not (path == "triton" and diagonal and p.library == "torch" and _interprets()):
-        return None, f"{path} is for {SERVES[path]}"
+        return None, f"{path} is for {LEAVES[path].serves}"
     if path == "numba":
         obstacle = _on_cpu(keywords, dtypes, p.event_size, precise)
     elif diagonal:
@@ -96,7 +124,7 @@ def _diagonal_on_gpu(dtypes: dict[str, None]) -> str:
 def _dense_on_gpu(path: str, keywords: dict[str, None], dtypes: dict[str, None], size: int, precise: bool) -> str:
     """The same for other pairs."""
     if path == "triton":
-        return f"{path} is for {SERVES[path]}"
+        return f"{path} is for {LEAVES[path].serves}"
     if precise:
         return "it is for arrays in the memory of the CPU"
     if list(dtypes) not in (["float32"], ["float64"]):
@@ -112,13 +140,8 @@ def _dense_on_gpu(path: str, keywords: dict[str, None], dtypes: dict[str, None],
 @functools.cache
 def _missing(path: str) -> str:
     """What has to be installed for a path; CuPy is there where its arrays are."""
-    cures = {
-        "numba": ("numba", "pip install gausskl[numba]"),
-        "triton": ("triton", "pip install triton"),
-        "cuda": ("cuda.core", "pip install gausskl[torch-cuda12] or gausskl[torch-cuda13]"),
-    }
-    module, cure = cures.get(path, ("", ""))
-    return f"{module} is not installed: {cure}" if module and not is_installed(module) else ""
+    leaf = LEAVES[path]
+    return f"{leaf.needs} is not installed: {leaf.cure}" if leaf.needs and not is_installed(leaf.needs) else ""
 
 
 def is_installed(module: str) -> bool:
@@ -140,6 +163,23 @@ def _disabled() -> str:
 def _interprets() -> bool:
     """Whether Triton has been told to run its kernels without a GPU, step by step."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def load(job: Job) -> Any:
+    """The leaf of a job, imported when it is first needed."""
+    if job.leaf is None:
+        leaf = _import(LEAVES[job.path].modules[job.library])
+        job.engine = _import(ENGINES[job.structure]) if job.path == "numba" else leaf
+        job.leaf = leaf
+    return job.leaf
+
+
+def _import(name: str) -> Any:
+    try:
+        with uninterrupted():
+            return importlib.import_module(f".{name}", __package__)
+    except Exception as error:
+        raise CannotCompile(f"{type(error).__name__}: {error}") from error
 
 
 def obstacle_now(job: Job) -> str:

@@ -8,27 +8,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._C._functorch import is_legacy_batchedtensor
 
-from ..autograd import by_formulas, followed, keep, kept, obstacle, of_each
-from ..contract import CannotCompile, Job
-from ..leaves import give_up
+from ..autograd import by_formulas, divergence, obstacle
+from ..by_formula import events
+from ..contract import Job
 from . import leaf
+from .leaf import warm_up
 
 Tensor = Any
 
-__all__ = ["divergence", "obstacle"]
+__all__ = ["backward", "divergence", "forward", "obstacle", "warm_up"]
 
 
-def divergence(job: Job, tensors: tuple[Tensor, ...], reduction: str) -> tuple[Tensor, Any]:
-    """As the function of this name for NumPy arrays, and differentiable."""
-    if torch.is_grad_enabled():
-        for tensor in tensors:
-            if tensor.requires_grad:
-                seen: list[Any] = []
-                return _Divergence.apply(job, reduction, seen, *tensors), seen[0]
-    result, suspect = leaf.divergence(job, _arrays(tensors), reduction)
-    return torch.from_numpy(result), suspect
+def forward(job: Job, tensors: tuple[Tensor, ...], reduction: str) -> tuple[Tensor, Any, Any]:
+    """As the function of this name for NumPy arrays."""
+    result, suspect, special = leaf.forward(job, _arrays(tensors), reduction)
+    return torch.from_numpy(result), suspect, special
+
+
+def backward(
+    job: Job, tensors: tuple[Tensor, ...], cotangent: Tensor, reduction: str, wanted: tuple[bool, ...], special: Any
+) -> list[Tensor | None] | None:
+    """The gradients by a kernel; None where the formulas have to find them."""
+    with np.errstate(all="ignore"):
+        weights = _weights(job, reduction, cotangent)
+        gradients = job.engine.gradients(job, _arrays(tensors), weights, wanted, special, _empty)
+        if gradients is None:
+            return None
+        if special is not None and not job.diagonal:
+            _add_special(job, tensors, weights, wanted, special, gradients)
+    return [None if array is None else torch.from_numpy(array) for array in gradients]
 
 
 def _arrays(tensors: tuple[Tensor, ...]) -> tuple[Any, ...]:
@@ -46,36 +55,6 @@ def _empty(shape: tuple[int, ...], dtype: Any) -> Any:
     return torch.empty(shape, dtype=getattr(torch, dtype.name)).numpy()
 
 
-class _Divergence(torch.autograd.Function):
-    """One pass forward and one back."""
-
-    @staticmethod
-    def forward(ctx: Any, job: Job, reduction: str, seen: list[Any], *tensors: Tensor) -> Tensor:
-        values, special = job.engine.by_row(job, _arrays(tensors))
-        seen.append(None if special is None else values)
-        ctx.job, ctx.reduction, ctx.special = job, reduction, special
-        keep(ctx, tensors)
-        return torch.from_numpy(values if reduction == "none" else leaf.reduced(job, values, reduction))
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> Any:
-        job, tensors, wanted = ctx.job, kept(ctx), ctx.needs_input_grad[3:]
-        plain = type(cotangent) is torch.Tensor and not is_legacy_batchedtensor(cotangent)
-        gradients = None
-        if plain and not torch.is_grad_enabled() and not obstacle():
-            try:
-                with np.errstate(all="ignore"):
-                    weights = _weights(job, ctx.reduction, cotangent)
-                    gradients = job.engine.gradients(job, _arrays(tensors), weights, wanted, ctx.special, _empty)
-                    if gradients is not None and ctx.special is not None and not job.diagonal:
-                        _add_special(job, tensors, weights, wanted, ctx.special, gradients)
-            except CannotCompile as error:
-                give_up(job.path, error)
-        if gradients is None:
-            return None, None, None, *followed(job, tensors, of_each(job, ctx.reduction, cotangent), wanted)
-        return None, None, None, *[None if array is None else torch.from_numpy(array) for array in gradients]
-
-
 def _weights(job: Job, reduction: str, cotangent: Tensor) -> Any:
     """What each term counts in the loss, as an array that broadcasts with the inputs."""
     if reduction == "none":
@@ -89,15 +68,15 @@ def _add_special(
 ) -> None:
     """Add what the special rows contribute, which the formulas find."""
     index = np.unravel_index(special, job.batch)
-    events = [min(axes, tensor.ndim) for tensor, axes in zip(tensors, job.engine.events(job), strict=False)]
+    own_axes = [min(axes, tensor.ndim) for tensor, axes in zip(tensors, events(job), strict=False)]
     rows = []
-    for tensor, axes in zip(tensors, events, strict=True):
+    for tensor, axes in zip(tensors, own_axes, strict=True):
         event = tensor.shape[tensor.ndim - axes :]
         rows.append(tensor.detach().expand(*job.batch, *event)[index])
     cotangent = torch.from_numpy(np.broadcast_to(weights[..., 0], job.batch)[index])
     rowwise = dataclasses.replace(job, batch_shape=(len(special),))
     found = by_formulas(rowwise, tuple(rows), cotangent, wanted)
-    for gradient, part, axes in zip(gradients, found, events, strict=True):
+    for gradient, part, axes in zip(gradients, found, own_axes, strict=True):
         if part is None:
             continue
         own = gradient.shape[: gradient.ndim - axes]

@@ -9,27 +9,26 @@ import numpy as np
 import torch
 from cuda.core import Device, LaunchConfig, Program, ProgramOptions, launch
 
-from ..autograd import obstacle
+from ..autograd import divergence, dtype_of, obstacle
 from ..contract import Job
-from ..dense_by_formula import formula, four
 from . import cuda_dense, programs
-from .torch import divergence, dtype_of, in_memory, on_device_of, warm_up
+from .torch import finished, in_memory, on_device_of, warm_up
 
 Tensor = Any
 
-__all__ = ["divergence", "formula", "four", "gradients", "obstacle", "values", "warm_up"]
+__all__ = ["backward", "divergence", "forward", "obstacle", "warm_up"]
 
 
-def values(job: Job, tensors: tuple[Tensor, ...]) -> Tensor:
+def forward(job: Job, tensors: tuple[Tensor, ...], reduction: str) -> tuple[Tensor, Tensor, None]:
     """The divergence of each pair, by one thread each."""
     out = torch.empty(job.shape, dtype=dtype_of(job), device=tensors[0].device)
     if out.numel():
         with on_device_of(out):
             _run(job, tensors, out)
-    return out
+    return finished(job, out, tensors, reduction)
 
 
-def gradients(*_: Any) -> None:
+def backward(*_: Any) -> None:
     """None: the formulas find them."""
 
 

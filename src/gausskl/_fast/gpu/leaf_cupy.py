@@ -9,7 +9,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ..contract import CannotCompile, Job
+from ..contract import CannotCompile, Job, reduced
 from . import cuda_dense, cuda_diagonal, programs
 
 Array = Any
@@ -25,10 +25,8 @@ def divergence(job: Job, arrays: tuple[Array, ...], reduction: str) -> tuple[Arr
             values = (_diagonal if job.diagonal else _dense)(job, arrays)
         except cupy.cuda.compiler.CompileException as error:
             raise CannotCompile(f"{type(error).__name__}: {error}") from error
-        if reduction == "none":
-            return values.astype(arrays[0].dtype, copy=False), values
-        whole = values.sum(dtype=cupy.float64)
-        return (whole / job.count if reduction == "mean" else whole).astype(arrays[0].dtype, copy=False), values
+        result = values if reduction == "none" else reduced(job, values, reduction, cupy.float64)
+        return result.astype(arrays[0].dtype, copy=False), values
 
 
 def warm_up(job: Job, arrays: tuple[Array, ...], gradients: bool) -> None:

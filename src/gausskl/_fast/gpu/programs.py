@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..._formulas.pairs import DIAGONAL, LOGARITHM
-from ..by_formula import Spreads, four, partials
+from ..batch import merged
+from ..by_formula import four, partials
+from ..contract import Spreads
 from ..terms.diagonal import FORMULAS
 from .trace import Program, Symbol
 
@@ -73,13 +75,7 @@ def layout(
     for shape, strides, own in arrays:
         found = [0 if size == 1 else stride for size, stride in zip(shape, strides, strict=True)]
         steps.append([0] * (len(batch) + own - len(found)) + found)
-    axes: list[tuple[int, list[int]]] = []  # those that remain, as sizes and steps
-    for k, size in enumerate(batch):
-        here = [step[k] for step in steps]
-        if axes and axes[-1][1] == [size * step for step in here]:
-            axes[-1] = axes[-1][0] * size, here
-        elif size != 1:
-            axes.append((size, here))
+    axes = merged(batch, steps)
     if len(axes) > 2:
         return None
     (_, outer), (inner, within) = [(1, [0] * len(steps))] * (2 - len(axes)) + axes

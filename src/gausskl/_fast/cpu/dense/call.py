@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ...._spreads import EVENT_AXES
 from ...batch import as_rows
+from ...by_formula import completed, described, events
 from ...contract import Job
-from ...dense_by_formula import formula, four, spreads
 from .. import compiler, leaf, threads
 from ..simd.emitter import LANES
 from ..simd.lanes import BYTES
@@ -21,14 +20,12 @@ from .workspace import work_bytes
 
 Array = Any
 
-__all__ = ["by_row", "events", "formula", "four", "gradients", "kernel", "warm_up"]
-
 PIECE = 1e6  # nanoseconds of work, roughly, after which Ctrl-C is seen
 
 
 def kernel(job: Job, kind: str) -> Any:
     """The compiled kernel for such pairs, "forward" or "backward"."""
-    return compiler.kernel("dense.kernels", kind, spreads(job), job.bits, _block(job), job.precise)
+    return compiler.kernel("dense.kernels", kind, described(job), job.bits, _block(job), job.precise)
 
 
 def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
@@ -39,28 +36,16 @@ def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
         *views, first, last = arguments
         return int(job.kernel("forward")(*views, threads.workspace(size), first, last))
 
-    return leaf.by_row(job, four(job, arrays), events(job), _step(job, 1), piece)
+    return leaf.by_row(job, completed(job, arrays), _step(job, 1), piece)
 
 
-def warm_up(job: Job, arrays: Sequence[Array], gradients: bool) -> None:
-    """Compile what the divergence needs, and its gradients."""
-    kernel(job, "forward")
-    if gradients and _has_gradients(job):
-        kernel(job, "backward")
-
-
-def _has_gradients(job: Job) -> bool:
+def has_gradients(job: Job) -> bool:
     """Whether there is a kernel for them: those of a precision are found by the formulas."""
     return all(keyword != "precision" for keyword, _ in job.spreads)
 
 
 def _block(job: Job) -> int:
     return kernels.block_for(job.event_size, job.precise)
-
-
-def events(job: Job) -> list[int]:
-    """Event axes of mean and spread of p and of q."""
-    return [axes for keyword, _ in spreads(job) for axes in (1, *EVENT_AXES[keyword])]
 
 
 def _step(job: Job, effort: float) -> int:
@@ -90,9 +75,9 @@ def gradients(
 
     As for diagonal pairs, but special rows count nothing. None at all for precisions: the formulas find them.
     """
-    if not _has_gradients(job):
+    if not has_gradients(job):
         return None
-    inputs, axes_of = four(job, arrays), events(job)
+    inputs, axes_of = completed(job, arrays), events(job)
     targets = [
         _target(job, array, axes, empty) if want else None
         for array, axes, want in zip(inputs, axes_of, (*wanted, False, False), strict=False)

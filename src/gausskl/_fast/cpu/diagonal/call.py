@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...._arrays import batches, namespace
-from ...._formulas import pairs
+from ...._arrays import namespace
 from ...batch import as_rows
-from ...by_formula import four, partials
+from ...by_formula import completed, of_rows, partials, pieces
 from ...contract import Job
 from .. import compiler
 from .. import threads as cpu_threads
@@ -27,10 +25,9 @@ def kernel(job: Job, kind: str) -> Any:
     return compiler.kernel("diagonal.kernels", kind, job.keyword, job.standard, job.bits)
 
 
-def warm_up(job: Job, arrays: Sequence[Array], gradients: bool) -> None:
-    """Compile what the divergence needs, and its gradients."""
-    for kind in ("forward", "backward")[: 1 + gradients]:
-        kernel(job, kind)
+def has_gradients(_: Job) -> bool:
+    """Whether there is a kernel for them."""
+    return True
 
 
 def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
@@ -47,9 +44,11 @@ def by_row(job: Job, arrays: tuple[Array, ...]) -> tuple[Array, Array | None]:
     if not_finite:
         rowwise = out.reshape(job.rows, -1)
         special = np.flatnonzero(~np.isfinite(rowwise).all(axis=-1))
-        for part in _parts(job, special):
+        both = completed(job, arrays)
+        for part in pieces(special, job.event_size):
             found = rowwise[part]
-            rowwise[part] = np.where(np.isfinite(found), found, _by_formula(job, _rows(job, arrays, part)))
+            again = of_rows(job, both, part).reshape(found.shape)
+            rowwise[part] = np.where(np.isfinite(found), found, again)
     return out.reshape(job.shape), special
 
 
@@ -72,7 +71,7 @@ def gradients(
     inputs, outputs = (2 * arrays, 2 * targets) if job.standard else (arrays, targets)
     for rows, views in as_rows(job.batch, (*inputs, weights, *outputs), [1] * 9):
         _run(job.kernel("backward"), job, views, rows, in_order)
-    for part in _parts(job, special):
+    for part in [] if special is None else pieces(special, job.event_size):
         _correct(job, arrays, weights, targets, part)
     return [
         _finished(target, array.shape) if want else None
@@ -120,34 +119,10 @@ def _finished(target: Array, shape: tuple[int, ...]) -> Array:
         return np.asarray(flat.sum(axis=-1), target.dtype).reshape(shape)
 
 
-# Rows that the vector formulas do not serve: the formulas of the library do.
-
-
-def _parts(job: Job, special: Array | None) -> list[Array]:
-    """The special rows, a few at a time."""
-    if special is None:
-        return []
-    step = max(1, batches.BLOCK // job.event_size)
-    return [special[k : k + step] for k in range(0, len(special), step)]
-
-
-def _rows(job: Job, arrays: tuple[Array, ...], special: Array) -> list[Array]:
-    index = np.unravel_index(special, job.batch)
-    return [np.broadcast_to(array, (*job.batch, job.event_size))[index].astype(np.float64) for array in arrays]
-
-
-def _by_formula(job: Job, rows: list[Array]) -> Array:
-    spread = pairs.Spread(job.keyword)
-    formula = functools.partial(pairs.divergence, p=spread, q=spread, per_dim=job.per_dim, dtype=np.float64)
-    with np.errstate(all="ignore"):
-        values = batches.evaluate(formula, four(job.spreads, rows, xp=np), [1] * 4).astype(job.dtype)
-    return values.reshape(len(rows[0]), -1)
-
-
 def _correct(job: Job, arrays: tuple[Array, ...], weights: Array, targets: list[Array], special: Array) -> None:
     """Put the gradients of the special rows into their places."""
-    index = np.unravel_index(special, job.batch)
-    *rows, weight = _rows(job, (*arrays, weights), special)
+    index, whole = np.unravel_index(special, job.batch), (*job.batch, job.event_size)
+    *rows, weight = (np.broadcast_to(array, whole)[index].astype(np.float64) for array in (*arrays, weights))
     with np.errstate(all="ignore"):
         for target, partial in zip(targets, partials(job.spreads, rows, xp=namespace.namespace(weight)), strict=False):
             if len(target):
