@@ -109,17 +109,15 @@ def test_the_first_line_is_the_machine_and_the_last_the_verdict(numpy_alone):
     assert max(map(len, numpy_alone)) <= 100
 
 
-def test_a_row_says_version_device_paths_errors_and_speed(numpy_alone):
+def test_a_row_says_version_device_paths_and_errors(numpy_alone):
     header, row = (re.split(r"  +", line.rstrip()) for line in numpy_alone[2:4])
-    assert header == ["library", "version", "device", "diagonal path", "dense path", "error (ulp)", "speed"]
-    name, version, device, diagonal, dense, errors, speed = row
+    assert header == ["library", "version", "device", "diagonal path", "dense path", "error (ulp)"]
+    name, version, device, diagonal, dense, errors = row
     assert [name, version, device] == ["numpy", np.__version__, "cpu"]
     assert [diagonal, dense] == paths_of_a_fresh_interpreter()
     worst = [float(error) for error in errors.split(" / ")]
     assert 0 < worst[0] <= 16
     assert 0 < worst[1] <= 64
-    assert speed.endswith("x")
-    assert float(speed[:-1]) > 0
 
 
 def paths_of_a_fresh_interpreter():
@@ -142,7 +140,7 @@ def test_every_library_that_works_has_a_row(name):
     report = doctor.ask(name)
     assert report.problems == []
     assert report.rows[0].device == "cpu"
-    assert all(row.speed > 0 and row.errors["diagonal"] <= 16 and row.errors["dense"] <= 64 for row in report.rows)
+    assert all(row.works and row.errors["diagonal"] <= 16 and row.errors["dense"] <= 64 for row in report.rows)
     assert all(path for row in report.rows for path in row.paths.values())
 
 
@@ -321,7 +319,6 @@ def test_a_library_that_hangs_is_stopped(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("wrong", "off"), [(1 + 1e-5, r"\d{2,}"), (np.nan, "inf"), (-1.0, r"\d{7,}")])
 def test_a_wrong_result_is_found(monkeypatch, wrong, off):
     monkeypatch.setattr(one_library, "kl_divergence", lambda p, q: wrong * gk.kl_divergence(p, q))
-    monkeypatch.setattr(one_library, "speed", lambda device: 1.0)
     sentences = [sentence for sentence, blamed in examine("numpy").problems if blamed == "numpy"]
     for structure, keyword, dtype in (("diagonal", "var", "float64"), ("dense", "scale_tril", "float32")):
         start = f"numpy on cpu: the divergence of {structure} Gaussians ({keyword}, {dtype}) is off by "
@@ -334,11 +331,10 @@ def test_a_device_that_fails_leaves_the_others_alone(monkeypatch):
         raise RuntimeError("sticky error")
 
     monkeypatch.setitem(DEVICES, "numpy", lambda: [Device("cpu", np.asarray), Device("x:0", refuse, about="x is y.")])
-    monkeypatch.setattr(one_library, "speed", lambda device: 2.0)
     monkeypatch.setattr(doctor, "ask", examine)
     text, status = doctor.doctor(["numpy"])
     assert status == 1
-    assert re.search(r"^numpy .* cpu .* 2x$", text, re.MULTILINE)
+    assert re.search(r"^numpy .* cpu .* \d.* / \d.*$", text, re.MULTILINE)
     assert re.search(rf"^numpy +{re.escape(np.__version__)} +x:0 +does not work$", text, re.MULTILINE)
     assert "\nx is y.\n" in text
     assert "numpy does not work on x:0: RuntimeError: sticky error." in text
@@ -353,36 +349,14 @@ def test_the_formulas_are_tried_on_a_gpu_too(monkeypatch):
         return gk.kl_divergence(p, q)
 
     monkeypatch.setitem(DEVICES, "numpy", lambda: [Device("x:0", np.asarray)])
-    monkeypatch.setattr(one_library, "speed", lambda device: 2.0)
     monkeypatch.setattr(one_library, "kl_divergence", lacking)
     (problem, _), *others = examine("numpy").problems
     assert not others
     assert problem.startswith("numpy does not work on x:0: ImportError: libcublasLt.so.13")
 
 
-def test_the_speed_is_how_many_times_as_long_the_textbook_takes(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(one_library.time, "perf_counter", lambda: clock[0])
-
-    def takes(seconds):
-        def function(*arrays):
-            clock[0] += seconds
-
-        return function
-
-    monkeypatch.setattr(one_library, "textbook", takes(6.0))
-    monkeypatch.setattr(one_library, "ours", takes(1.5))
-    assert one_library.speed(Device("cpu", np.asarray)) == 4.0
-
-
-def test_the_textbook_is_the_same_function():
-    rng = np.random.default_rng(0)
-    arrays = rng.uniform(0.5, 2.0, (4, 5, 7))
-    assert one_library.textbook(*arrays) == pytest.approx(one_library.ours(*arrays), rel=1e-12)
-
-
 def test_a_report_comes_back_as_it_was(monkeypatch):
-    report = Report("1.0", "", [Row("cpu", {"dense": "numba"}, {"dense": 1.5}, 2.0)], ["so"], [("wrong", "numpy")])
+    report = Report("1.0", "", [Row("cpu", {"dense": "numba"}, {"dense": 1.5})], ["so"], [("wrong", "numpy")])
     said = one_library.json.dumps(dataclasses.asdict(report)).encode()
     monkeypatch.setattr(doctor.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, said, b""))
     assert doctor.ask("numpy") == dataclasses.replace(report, problems=[["wrong", "numpy"]])

@@ -41,12 +41,10 @@ HELPERS = {"numba": "numpy", "triton": "torch", "cuda.core": "torch"}
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Where arrays are, and how to put them there and to wait for a result."""
+    """Where arrays are, and how to put them there."""
 
     name: str
     array: Callable[[Any], Array]
-    finish: Callable[[Array], object] = lambda result: None
-    compiled: Callable[[Callable[..., Array]], Callable[..., Array]] = lambda function: function
     about: str = ""
 
 
@@ -66,7 +64,6 @@ def _torch() -> Iterator[Device]:
             yield Device(
                 name,
                 functools.partial(torch.tensor, device=name),
-                lambda result: torch.cuda.synchronize(),
                 about=f"{name} is called {torch.cuda.get_device_name(i)} by torch.",
             )
 
@@ -81,7 +78,6 @@ def _cupy() -> Iterator[Device]:
             yield Device(
                 f"cuda:{i}",
                 cupy.asarray,
-                lambda result: cupy.cuda.get_current_stream().synchronize(),
                 about=f"cuda:{i} is called {called} by cupy.",
             )
 
@@ -94,13 +90,13 @@ def _jax() -> Iterator[Device]:
         array = functools.partial(jax.device_put, device=device)
         name = "cpu" if device.platform == "cpu" else str(device)
         about = "" if name == "cpu" else f"{name} is called {device.device_kind} by jax."
-        yield Device(name, array, lambda result: result.block_until_ready(), jax.jit, about)
+        yield Device(name, array, about)
 
 
 def _dask() -> Iterator[Device]:
     import dask.array
 
-    yield Device("cpu", functools.partial(dask.array.from_array, chunks=1024), lambda result: result.compute())
+    yield Device("cpu", functools.partial(dask.array.from_array, chunks=1024))
 
 
 def _tensorflow() -> Iterator[Device]:
@@ -110,7 +106,7 @@ def _tensorflow() -> Iterator[Device]:
         name = device.name.removeprefix("/device:").lower()
         if device.device_type in ("CPU", "GPU"):
             with tf.device(device.name):
-                yield Device(name.removesuffix(":0"), tf.constant, lambda result: result.numpy())
+                yield Device(name.removesuffix(":0"), tf.constant)
 
 
 DEVICES: dict[str, Callable[[], Iterator[Device]]] = {

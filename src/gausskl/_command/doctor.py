@@ -15,16 +15,19 @@ from .. import __version__
 from .._fast.cpu import threads as cpu_threads
 from .._fast.leaves import is_installed
 from .devices import EVERY, INSTALL
-from .one_library import ALLOWED, DIMENSIONS, ROWS, Report, Row, shown
+from .one_library import ALLOWED, Report, Row, shown
 
 PATIENCE = 240.0  # seconds, after which a library is taken to hang
 
-HEADER = ("library", "version", "device", "diagonal path", "dense path", "error (ulp)", "speed")
+HEADER = ("library", "version", "device", "diagonal path", "dense path", "error (ulp)")
 COLUMNS = 92
 
-# A look at a GPU must not take all of its memory, and threads that wait for each other would be what is timed where
-# other work goes on.
-MODEST = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true", "OMP_NUM_THREADS": "1"}
+# A look at a GPU must not take all of its memory.
+MODEST = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+LEGEND = (
+    "error: the largest against stored values, diagonal / dense, in units in the last place; up to "
+    f"{ALLOWED['diagonal']} / {ALLOWED['dense']} is right."
+)
 
 
 def doctor(asked: Sequence[str] = ()) -> tuple[str, int]:
@@ -56,7 +59,7 @@ def doctor(asked: Sequence[str] = ()) -> tuple[str, int]:
     parts = [
         [_machine()],
         _table(names, reports),
-        _wrapped(_legend()),
+        _wrapped([LEGEND]),
         _wrapped([note for report in reports.values() for note in report.notes]),
         _wrapped(problems),
         [verdict if wrong else "all that is installed works"],
@@ -123,16 +126,6 @@ def _machine() -> str:
     )
 
 
-def _legend() -> list[str]:
-    threads = (MODEST | os.environ)["OMP_NUM_THREADS"]
-    return [
-        "error: the largest against stored values, diagonal / dense, in units in the last place; up to "
-        f"{ALLOWED['diagonal']} / {ALLOWED['dense']} is right.",
-        "speed: time of the textbook formula in that library over that of gausskl; diagonal, "
-        f"{ROWS} x {DIMENSIONS}, float32, OMP_NUM_THREADS={threads}.",
-    ]
-
-
 def _table(names: Sequence[str], reports: dict[str, Report]) -> list[str]:
     table: list[tuple[str, ...]] = [HEADER]
     for name in names:
@@ -149,10 +142,10 @@ def _table(names: Sequence[str], reports: dict[str, Report]) -> list[str]:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    if not row.speed:
+    if not row.works:
         return row.device, "does not work"
     errors = " / ".join(shown(row.errors[structure]) for structure in ALLOWED)
-    return row.device, row.paths["diagonal"], row.paths["dense"], errors, f"{shown(row.speed)}x"
+    return row.device, row.paths["diagonal"], row.paths["dense"], errors
 
 
 def _wrapped(sentences: Iterable[str]) -> list[str]:

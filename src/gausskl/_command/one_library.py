@@ -13,11 +13,9 @@ import math
 import os
 import re
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any
 
 import numpy as np
 
@@ -27,21 +25,21 @@ from ..gaussian import Gaussian
 from .devices import DEVICES, HELPERS, OLDEST, Device, cure, upgrade
 from .references import KNOWN, Known
 
-Array = Any
-
 ALLOWED = {"diagonal": 16, "dense": 64}  # errors in units in the last place
-ROWS, DIMENSIONS = 4096, 256  # of what is timed, in float32
-SECONDS, FEWEST_TURNS = 1.5, 7
 
 
 @dataclasses.dataclass
 class Row:
-    """A line of the table: how a library does on one device, by structure. It works if ``speed`` is there."""
+    """A line of the table: how a library does on one device, by structure. It works if each has its error."""
 
     device: str
     paths: dict[str, str] = dataclasses.field(default_factory=dict)
     errors: dict[str, float] = dataclasses.field(default_factory=dict)
-    speed: float = 0.0
+
+    @property
+    def works(self) -> bool:
+        """Whether all could be computed."""
+        return self.errors.keys() == ALLOWED.keys()
 
 
 @dataclasses.dataclass
@@ -156,7 +154,6 @@ def _check(row: Row, library: str, device: Device, report: Report) -> None:
             paths.append(plan(p, q).path)  # after the call, which may have found out that a kernel cannot be had
             worst = max(worst, error)
         row.paths[structure], row.errors[structure] = ", ".join(dict.fromkeys(paths)), worst
-    row.speed = speed(device)
 
 
 def batches(known: list[Known]) -> Iterator[tuple[list[Known], str]]:
@@ -190,45 +187,6 @@ def ulps(value: float, exact: str, dtype: str) -> float:
 def shown(number: float) -> str:
     """A number in two digits, or as many as it has before the point."""
     return f"{number:.2g}" if number < 99.5 else f"{number:.0f}"
-
-
-# ---- speed ----
-
-
-def textbook(mean_p: Array, var_p: Array, mean_q: Array, var_q: Array) -> Array:
-    """The divergence as textbooks write it."""
-    xp = namespace.namespace(mean_p)
-    ratio = var_p / var_q
-    return 0.5 * xp.sum(ratio + (mean_p - mean_q) ** 2 / var_q - 1 - xp.log(ratio), axis=-1)
-
-
-def ours(mean_p: Array, var_p: Array, mean_q: Array, var_q: Array) -> Array:
-    """The same by this library."""
-    return kl_divergence(Gaussian(mean_p, var=var_p), Gaussian(mean_q, var=var_q))
-
-
-def speed(device: Device) -> float:
-    """How many times as long as ours the textbook takes.
-
-    The two take turns, and the quickest turn of each counts: whatever else runs on the machine slows most of them.
-    """
-    rng = np.random.default_rng(0)
-    arrays = [device.array(rng.uniform(0.5, 2.0, (ROWS, DIMENSIONS)).astype(np.float32)) for _ in range(4)]
-
-    def turn(function: Callable[..., Array]) -> float:
-        start = time.perf_counter()
-        device.finish(function(*arrays))
-        return time.perf_counter() - start
-
-    functions = device.compiled(textbook), device.compiled(ours)
-    for function in functions:
-        turn(function)  # which may compile
-    slow = quick = math.inf
-    turns, end = 0, time.perf_counter() + SECONDS
-    while turns < FEWEST_TURNS or time.perf_counter() < end:
-        slow, quick = (min(best, turn(function)) for best, function in zip((slow, quick), functions, strict=True))
-        turns += 1
-    return slow / quick
 
 
 def main() -> None:
