@@ -10,7 +10,8 @@ import numpy as np
 from ._arrays import namespace
 from ._arrays.libraries import LIBRARIES, UNKNOWN
 from ._checks import asymmetry
-from ._formulas.pairs import DENSE, packed_positions
+from ._formulas.given import packed_positions
+from ._formulas.kl import DENSE
 
 Array = Any
 

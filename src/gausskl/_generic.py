@@ -10,7 +10,7 @@ import numpy as np
 from ._arrays import adopt, batches, namespace
 from ._arrays.libraries import facts
 from ._arrays.linalg import total
-from ._formulas import pairs
+from ._formulas.given import Spread, event_axes
 from .gaussian import Gaussian
 
 Array = Any
@@ -29,13 +29,13 @@ def divergence(plan: Any, p: Gaussian, q: Gaussian, reduction: str) -> tuple[Arr
     with namespace.quiet(xp):
         _subtract_integers(arrays, 1 + len(p.arrays), dtype=plan.working, device=device, xp=xp)
     formula = functools.partial(
-        pairs.divergence,
-        p=pairs.Spread(p.keyword, p.packing),
-        q=pairs.Spread(q.keyword, q.packing),
+        plan.of.formula,
+        p=Spread(p.keyword, p.packing),
+        q=Spread(q.keyword, q.packing),
         per_dim=plan.per_dim,
         dtype=plan.working,
     )
-    axes = pairs.event_axes(p, q)
+    axes = event_axes(p, q)
     if namespace.is_lazy(like):
         shape = (*plan.batch_shape, *(plan.event_size,) * plan.per_dim)
         result = batches.lazily(formula, arrays, axes, shape, plan.per_dim, plan.working)

@@ -11,6 +11,7 @@ from ._arrays.libraries import name_of
 from ._fast import leaves
 from ._fast.contract import Job
 from ._form import MOST
+from ._formulas.pairs import Divergence
 from .gaussian import Gaussian
 
 PATHS = ("auto", "generic", *leaves.LEAVES)
@@ -48,6 +49,7 @@ class Plan:
     event_size: int
     path: str
     reason: str
+    of: Divergence = field(repr=False, compare=False)
     # What runs it: a kernel, if one serves, and the formulas, where there is none or not here and now.
     job: Job | None = field(repr=False, compare=False)
     xp: Any = field(repr=False, compare=False)
@@ -72,14 +74,14 @@ class Plan:
         return replace(self, job=None, path="generic", reason=reason, computed_in=working)
 
 
-def plan_for(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bool) -> Plan:
+def plan_for(of: Divergence, p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bool) -> Plan:
     """The plan for two Gaussians, or for one and the standard normal; remembered beside the form of p."""
     form_p, form_q = p.form, None if q is None else q.form
-    key = form_q, per_dim, path, precise
+    key = of.name, form_q, per_dim, path, precise
     found: Plan | None = form_p.plans.get(key)
     if found is not None:
         return found
-    made = _made(p, q, per_dim, path, precise)
+    made = _made(of, p, q, per_dim, path, precise)
     if form_p.plain and (form_q is None or form_q.plain):
         if len(form_p.plans) >= MOST:
             form_p.plans.clear()
@@ -87,7 +89,7 @@ def plan_for(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise:
     return made
 
 
-def _made(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bool) -> Plan:
+def _made(of: Divergence, p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bool) -> Plan:
     _checks.one_of("path", path, PATHS)
     _checks.one_of("precise", precise, (True, False))
     sides = {"p": p} if q is None else {"p": p, "q": q}
@@ -103,8 +105,8 @@ def _made(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bo
     working = namespace.computing_dtype(xp, returned)
 
     precise = precise and any(side.structure != "diagonal" for side in sides.values())  # those are as good in any case
-    job, reason = None, PATH_ASKED
-    if path != "generic":
+    job, reason = None, PATH_ASKED if path == "generic" else leaves.ANY
+    if path != "generic" and of.kernels:
         job, reason = leaves.job([side.form for side in sides.values()], batch_shape, per_dim, precise, path)
     if job is None:
         can_serve(path, reason, precise)
@@ -120,6 +122,7 @@ def _made(p: Gaussian, q: Gaussian | None, per_dim: bool, path: str, precise: bo
         event_size=p.event_size,
         path="generic" if job is None else job.path,
         reason=reason,
+        of=of,
         job=job,
         xp=xp,
         per_dim=per_dim,

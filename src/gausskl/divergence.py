@@ -8,6 +8,7 @@ from . import _checks, _diagnosis, _generic
 from ._arrays import namespace
 from ._fast import leaves
 from ._fast.contract import CannotCompile
+from ._formulas.kl import KL
 from ._interop.objects import two_gaussians
 from ._plan import Plan, can_serve, plan_for
 from .gaussian import Gaussian
@@ -92,7 +93,7 @@ def kl_divergence(
     if validate is not None:
         _checks.one_of("validate", validate, (None, True, False))
     p, q = two_gaussians(p, q)
-    return _run(plan_for(p, q, per_dim, path, precise), p, q, reduction, validate, path)
+    return _run(plan_for(KL, p, q, per_dim, path, precise), p, q, reduction, validate, path)
 
 
 @namespace.not_converted
@@ -143,7 +144,7 @@ def plan(
     path: generic (the array-API formulas, as asked)
     """
     p, q = two_gaussians(p, q)
-    found = plan_for(p, q, per_dim, path, precise)
+    found = plan_for(KL, p, q, per_dim, path, precise)
     obstacle = found.job and leaves.obstacle_now(found.job)
     if found.job and obstacle:
         can_serve(path, obstacle, found.job.precise)
@@ -176,7 +177,7 @@ def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bo
     >>> gk.warm_up(gk.Gaussian([0.0], std=1.0), gk.Gaussian([0.0], std=1.0))
     """
     p, q = two_gaussians(p, q)
-    job = plan_for(p, q, False, "auto", False).job
+    job = plan_for(KL, p, q, False, "auto", False).job
     if job is None or leaves.obstacle_now(job):
         return
     try:
@@ -199,7 +200,7 @@ def _run(plan: Plan, p: Gaussian, q: Gaussian | None, reduction: Reduction, vali
                 before = p.form, q and q.form
                 if before == (p.look_anew(), q and q.look_anew()):
                     raise
-                return _run(plan_for(p, q, plan.per_dim, path, job.precise), p, q, reduction, validate, path)
+                return _run(plan_for(plan.of, p, q, plan.per_dim, path, job.precise), p, q, reduction, validate, path)
         if found is None:
             can_serve(path, obstacle, job.precise)
             plan = plan.by_formulas(obstacle)
@@ -223,7 +224,7 @@ def _look_again(suspect: Array, plan: Plan, p: Gaussian, q: Gaussian | None, val
 
     def precise_serves() -> bool:
         try:
-            return plan_for(p, q, plan.per_dim, path, True).job is not None
+            return plan_for(plan.of, p, q, plan.per_dim, path, True).job is not None
         except ValueError:
             return False
 

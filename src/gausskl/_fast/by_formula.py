@@ -11,7 +11,8 @@ import numpy as np
 
 from .._arrays import batches
 from .._arrays.derivatives.rules import RULES
-from .._formulas import pairs
+from .._formulas import kl
+from .._formulas.given import Spread
 from .._spreads import EVENT_AXES
 from .contract import Job, Spreads
 
@@ -54,8 +55,8 @@ def events(job: Job) -> list[int]:
 
 def formula(job: Job, dtype: Any) -> functools.partial[Any]:
     """The formula of the arrays that :func:`completed` gives."""
-    p, q = (pairs.Spread(*spread) for spread in described(job))
-    return functools.partial(pairs.divergence, p=p, q=q, per_dim=job.per_dim, dtype=dtype)
+    p, q = (Spread(*spread) for spread in described(job))
+    return functools.partial(kl.divergence, p=p, q=q, per_dim=job.per_dim, dtype=dtype)
 
 
 def of_rows(job: Job, arrays: Sequence[Array], rows: Array) -> Array:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .._arrays import namespace
 from .._arrays.linalg import sizes
-from .._formulas import pairs
+from .._formulas import given
 from ..gaussian import Gaussian
 from . import readers as read
 from .readers import ACCEPTED, Normals
@@ -188,13 +188,13 @@ def to_torch_distribution(g: Gaussian) -> Any:
     xp = namespace.namespace(g.mean)
     dtype = namespace.floating_dtype(xp, (g.mean, *g.arrays))
     mean, *arrays = (xp.astype(array, dtype) for array in (g.mean, *g.arrays))
-    spread, arrays = pairs.without_empty_factor(pairs.Spread(g.keyword, g.packing), arrays, xp=xp)
-    kind, arrays = pairs.ready(spread, arrays, g.event_size, arrays[0].dtype, xp=xp)
+    spread, arrays = given.without_empty_factor(given.Spread(g.keyword, g.packing), arrays, xp=xp)
+    kind, arrays = given.ready(spread, arrays, g.event_size, arrays[0].dtype, xp=xp)
     if kind == "low_rank":
         return distributions.LowRankMultivariateNormal(mean, *arrays)
     if kind in MATRIX:
         return distributions.MultivariateNormal(mean, **{MATRIX[kind]: arrays[0]})
-    return distributions.Independent(distributions.Normal(mean, pairs.as_std(kind, arrays[0], xp=xp)), 1)
+    return distributions.Independent(distributions.Normal(mean, given.as_std(kind, arrays[0], xp=xp)), 1)
 
 
 MATRIX = {"tril": "scale_tril", "cov": "covariance_matrix", "precision": "precision_matrix"}

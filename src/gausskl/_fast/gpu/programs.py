@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..._formulas.pairs import DIAGONAL, LOGARITHM
+from ..._formulas.given import LOGARITHM
+from ..._formulas.kl import DIAGONAL
 from ..batch import merged
 from ..by_formula import four, partials
 from ..contract import Spreads

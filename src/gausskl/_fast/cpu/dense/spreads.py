@@ -140,7 +140,7 @@ def _packed(a: Arithmetic, raw: Value, d: Value, packing: str) -> Any:
 
 
 def packed_place(a: Arithmetic, d: Value, packing: str, i: Value, j: Value) -> Value:
-    """Place of an entry in a packed vector: see ``_formulas.pairs.packed_positions``."""
+    """Place of an entry in a packed vector: see ``_formulas.given.packed_positions``."""
     b = a.builder
     length = b.ashr(b.mul(d, b.add(d, I64(1))), I64(1))
     if packing == "row":
