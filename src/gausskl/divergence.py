@@ -9,6 +9,7 @@ from ._arrays import namespace
 from ._fast import leaves
 from ._fast.contract import CannotCompile
 from ._formulas.kl import KL
+from ._formulas.pairs import Divergence
 from ._interop.objects import two_gaussians
 from ._plan import Plan, can_serve, plan_for
 from .gaussian import Gaussian
@@ -88,12 +89,7 @@ def kl_divergence(
     >>> gk.kl_divergence(p, q)
     array([2.65836462, 0.        ])
     """
-    if reduction is not REDUCTIONS[0]:
-        _checks.one_of("reduction", reduction, REDUCTIONS)
-    if validate is not None:
-        _checks.one_of("validate", validate, (None, True, False))
-    p, q = two_gaussians(p, q)
-    return _run(plan_for(KL, p, q, per_dim, path, precise), p, q, reduction, validate, path)
+    return _computed(KL, p, q, reduction, per_dim, validate, path, precise)
 
 
 @namespace.not_converted
@@ -184,6 +180,25 @@ def warm_up(p: Gaussian | Any, q: Gaussian | Any | None = None, *, gradients: bo
         leaves.load(job).warm_up(job, _arrays(p, q), bool(gradients))
     except CannotCompile as error:
         leaves.give_up(job.path, error)
+
+
+def _computed(
+    of: Divergence,
+    p: Gaussian | Any,
+    q: Gaussian | Any | None,
+    reduction: Reduction,
+    per_dim: bool,
+    validate: bool | None,
+    path: str,
+    precise: bool,
+) -> Array:
+    """What every divergence does: infer, check, choose, call."""
+    if reduction is not REDUCTIONS[0]:
+        _checks.one_of("reduction", reduction, REDUCTIONS)
+    if validate is not None:
+        _checks.one_of("validate", validate, (None, True, False))
+    p, q = two_gaussians(p, q)
+    return _run(plan_for(of, p, q, per_dim, path, precise), p, q, reduction, validate, path)
 
 
 def _run(plan: Plan, p: Gaussian, q: Gaussian | None, reduction: Reduction, validate: bool | None, path: str) -> Array:
