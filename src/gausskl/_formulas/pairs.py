@@ -20,8 +20,8 @@ class Divergence(NamedTuple):
     """A function of two Gaussians.
 
     ``formula(arrays, *, p, q, per_dim, dtype, xp)`` is a function of a module, so that a task of Dask can name it; it
-    has :func:`by_structure` find what it needs, and gives NaN for an element that is not valid. ``kernels`` says whether
-    compiled kernels compute it as well.
+    has :func:`by_structure` find what it needs, and gives NaN for an element that is not valid. ``kernels`` says
+    whether compiled kernels compute it as well.
     """
 
     name: str
