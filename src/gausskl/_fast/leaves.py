@@ -20,6 +20,7 @@ from .contract import CannotCompile, Job, uninterrupted
 LARGEST = 128  # dimensions of a dense pair: beyond, LAPACK is as quick and needs less memory
 LARGEST_PRECISE = 64
 LARGEST_ON_GPU = 16  # numbers that one thread can hold
+DIAGONAL_KERNELS = ("std", "var", "log_std", "log_var")
 DENSE_ON_GPU = ("cov", "scale_tril", "packed_tril")
 
 
@@ -75,6 +76,9 @@ def job(
         return None, ANY
     diagonal = set(keywords) <= set(DIAGONAL)
     able = [name for name, leaf in LEAVES.items() if p.library in leaf.modules and leaf.on_gpu == p.on_gpu]
+    unknown = [keyword for keyword in keywords if keyword in DIAGONAL and keyword not in DIAGONAL_KERNELS]
+    if unknown:
+        return None, f"compiled kernels do not know {' and '.join(unknown)}"
     own = able[0] if diagonal else able[-1]  # of the two for tensors on a GPU, the second is for dense ones
     path = own if path == "auto" else path
     if path != own and not (path == "triton" and diagonal and p.library == "torch" and _interprets()):

@@ -134,7 +134,7 @@ def as_low_rank(kind: str, arrays: list[Array], *, xp: Any) -> list[Array]:
     """Factor and variances."""
     if kind == "low_rank":
         return arrays
-    var = AS_VAR[kind](arrays[0], xp=xp)
+    var = AS_VAR[KIND[kind]](as_kind(kind, arrays[0], xp=xp), xp=xp)
     return [xp.zeros_like(var)[..., None], var]
 
 
@@ -142,7 +142,6 @@ AS_VAR: dict[str, Formula] = {
     "std": lambda std, *, xp: std * std,
     "var": _same,
     "log_std": lambda log_std, *, xp: xp.exp(2 * log_std),
-    "log_var": lambda log_var, *, xp: xp.exp(log_var),
 }
 
 

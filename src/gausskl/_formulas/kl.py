@@ -58,7 +58,7 @@ SAME = {
 
 def _of_two(p: str, q: str) -> Formula:
     """The terms of two spreads. The same kind on both sides is never converted, no other before it is compared."""
-    if p == q:
+    if p == q and p in SAME:
         return SAME[p]
     kinds = KIND[p], KIND[q]
     terms = SAME[kinds[0]] if kinds[0] == kinds[1] else mixed.TERMS[kinds]
