@@ -34,6 +34,7 @@ from gausskl._fast.cpu import threads as cpu_threads
 from gausskl._fast.cpu.dense import call as dense_call
 from gausskl._fast.leaves import load
 from gausskl._formulas import kl
+from gausskl._formulas.kl import KL
 from gausskl._plan import plan_for
 
 FACTORS = "scale_tril", "row", "tfp"
@@ -636,7 +637,7 @@ def test_precise_with_many_dimensions(name):
 def test_the_workspace_is_small():
     for d, precise in ((128, False), (64, True)):
         for gradients in (False, True):
-            job = plan_for(identity(d), identity(d), False, "auto", precise).job
+            job = plan_for(KL, identity(d), identity(d), False, "auto", precise).job
             assert dense_call._work_size(job, gradients) <= 16e6
 
 
@@ -676,7 +677,7 @@ def test_a_kernel_reads_no_old_numbers_and_writes_to_its_workspace_alone(monkeyp
 def test_results_are_written_to_their_rows_alone(name_p, name_q):
     for size in (1, 7, 8, 11):
         p, q = drawn(name_p, name_q, (size,))
-        job = plan_for(gaussian(p), gaussian(q), False, "auto", False).job
+        job = plan_for(KL, gaussian(p), gaussian(q), False, "auto", False).job
         load(job)
         arrays = [a for g in (p, q) for k, a in g.items() if k != "packing"]
         out = np.full(size + 16, 7.0)

@@ -25,6 +25,7 @@ from torch.autograd import forward_ad, grad, gradcheck, gradgradcheck
 from gausskl._fast.cpu import threads as cpu_threads
 from gausskl._fast.cpu.dense import call
 from gausskl._fast.leaves import load
+from gausskl._formulas.kl import KL
 from gausskl._plan import plan_for
 
 FACTORS = "scale_tril", "row", "tfp"
@@ -494,7 +495,7 @@ def test_gradients_are_written_to_their_rows_alone(name_p, name_q):
     for size, d in itertools.product((1, 7, 8, 11), (3, 5)):
         p, q = drawn(name_p, name_q, (size,), d)
         want = gradients(p, q)
-        job = plan_for(gk.Gaussian(**p), gk.Gaussian(**q), False, "auto", False).job
+        job = plan_for(KL, gk.Gaussian(**p), gk.Gaussian(**q), False, "auto", False).job
         load(job)
         arrays = [a for g in (p, q) for k, a in g.items() if k != "packing"]
         whole = [np.full((size + 9, a[0].size), 7.0) for a in arrays]
